@@ -58,6 +58,7 @@ def set_seed(seed: int) -> None:
 # %% ../nbs/00_core.ipynb #cc48cd08
 def pick_device(device: str = "auto") -> torch.device:
     "The device to compute on: the one asked for, or with `auto` CUDA, then Apple's MPS, then the CPU. Raises `ValueError` if it is not there."
+    device = str(device)
     if device == "auto":
         if torch.cuda.is_available(): return torch.device("cuda")
         return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
