@@ -203,11 +203,12 @@ def sampled_log_likelihood(
     return positive - torch.logaddexp(positive, logits.logsumexp(1))
 
 @patch
-def log_likelihoods(self: LLMEMF, items: Tensor, moments: Moments, negatives=None) -> Tensor: # (moments, 3): own, other, both; nan where there is no state
+def log_likelihoods(self: LLMEMF, items: Tensor, moments: Moments, negatives=None) -> tuple: # (moments, 3) own, other, both, 0 where there is no state; (moments, 3) bool: is there one?
     "log P^s(target) of every moment under each sequence. `negatives`: item ids drawn from X and from Y; None for the full softmax."
     vectors, moment, which = self.queries(items, moments, need_other=self.settings.lambda1 > 0 and self.settings.loss != "sequence")
     vectors = vectors / self.log_temperature.exp()
-    out = torch.full((len(moments.row), 3), torch.nan, device=items.device, dtype=torch.promote_types(vectors.dtype, torch.float32))
+    out = torch.zeros(len(moments.row), 3, device=items.device, dtype=torch.promote_types(vectors.dtype, torch.float32))
+    there = torch.zeros_like(out, dtype=torch.bool)
     domain = moments.domain[moment]
     for d in (0, 1):
         rows = torch.nonzero(domain == d)[:, 0]
@@ -221,8 +222,8 @@ def log_likelihoods(self: LLMEMF, items: Tensor, moments: Moments, negatives=Non
             unique, back = torch.unique(target, return_inverse=True)
             keys = self.keys(torch.cat([unique, negatives[d]]), d)
             ll = sampled_log_likelihood(vectors[rows], keys[:len(unique)][back], keys[len(unique):], target, negatives[d], math.log(len(negatives[d]) / n))
-        out[moment[rows], which[rows]] = ll
-    return out
+        out[moment[rows], which[rows]], there[moment[rows], which[rows]] = ll, True
+    return out, there
 
 def loss_weights(settings: ModelSettings, domain: Tensor) -> Tensor: # (n,) → (n, 3): own, other, both
     "The weight of each sequence's term, under the chosen reading of the paper's loss."
@@ -234,14 +235,13 @@ def loss_weights(settings: ModelSettings, domain: Tensor) -> Tensor: # (n,) → 
 def forward(self: LLMEMF, items: Tensor, negatives=None) -> tuple: # loss summed over targets, number of targets
     "The training loss of a batch of merged histories (batch, length): every item after a row's first is predicted."
     moments = training_moments(items, self.n_x)
-    ll = self.log_likelihoods(items, moments, negatives)
-    weight, there = loss_weights(self.settings, moments.domain), ~ll.isnan()
+    ll, there = self.log_likelihoods(items, moments, negatives)
+    weight = loss_weights(self.settings, moments.domain) * there
     if self.settings.loss == "mixture":
-        weight = torch.where(there, weight, 0)
         known = weight.sum(1) > 0                                               # some sequence with weight has a state
-        log_mean = (ll.nan_to_num(-1e4) + weight.clamp_min(1e-30).log())[known].logsumexp(1) - weight[known].sum(1).log()
+        log_mean = torch.where(weight > 0, ll + weight.clamp_min(1e-30).log(), -torch.inf)[known].logsumexp(1) - weight[known].sum(1).log()
         return -log_mean.sum(), known.sum()
-    return -(weight * torch.where(there, ll, 0)).sum(), torch.tensor(len(moments.row), device=items.device)
+    return -(weight * ll).sum(), torch.tensor(len(moments.row), device=items.device)
 
 # %% ../nbs/06_model.ipynb #3d800264
 @patch
