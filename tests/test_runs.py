@@ -1,0 +1,65 @@
+"Skipping, resuming after SIGKILL, and the same ranks twice."
+import hashlib
+import shutil
+import signal
+import time
+
+import pandas as pd
+import pytest
+
+TRAIN = ("--variant", "id", "--epochs", "6", "--device", "cpu")
+
+
+def digest(folder):
+    return {p.name: hashlib.sha256(p.read_bytes()).hexdigest() for p in sorted(folder.iterdir()) if p.name in ("model.safetensors", "ranks.parquet", "items.parquet", "purchases.parquet")}
+
+
+@pytest.fixture(scope="module")
+def prepared(cli, tmp_path_factory):
+    out = tmp_path_factory.mktemp("prepared")/"run"
+    assert cli("prepare", "--dataset", "shop", "--profile", "smoke", "--out", out)[0] == 0
+    return out
+
+
+def test_same_seed_same_ranks_and_done_is_skipped(cli, prepared, tmp_path):
+    found = []
+    for name in ("a", "b"):
+        out = tmp_path/name
+        code, _, err = cli("prepare", "--profile", "smoke", "--out", out)
+        assert code == 0, err
+        for command in (("train", *TRAIN[:2], "--epochs", "2"), ("evaluate", "--variant", "id")):
+            code, _, err = cli(*command, "--out", out)
+            assert code == 0, err
+        found.append(digest(out/"evaluate-id") | digest(out/"train-id") | digest(out/"prepare"))
+    assert len(found[0]) == 4 and found[0] == found[1]
+    before = (tmp_path/"b"/"train-id"/"model.safetensors").stat().st_mtime_ns
+    code, out, _ = cli("train", *TRAIN[:2], "--epochs", "2", "--out", tmp_path/"b")
+    assert code == 0 and "skipped" in out and (tmp_path/"b"/"train-id"/"model.safetensors").stat().st_mtime_ns == before
+
+
+def test_killed_training_resumes_to_the_same_weights(cli, prepared, tmp_path):
+    whole, killed = tmp_path/"whole", tmp_path/"killed"
+    shutil.copytree(prepared, whole)
+    shutil.copytree(prepared, killed)
+    assert cli("train", *TRAIN, "--out", whole)[0] == 0
+    process = cli("train", *TRAIN, "--out", killed, wait=False)
+    checkpoint, waited = killed/"train-id.partial"/"last.safetensors", time.monotonic()
+    while not checkpoint.exists():
+        assert process.poll() is None and time.monotonic() - waited < 120, "no checkpoint appeared"
+        time.sleep(.02)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    assert not (killed/"train-id").exists(), "a killed stage leaves nothing under its final name"
+    code, out, err = cli("train", *TRAIN, "--out", killed)
+    assert code == 0 and "resumed at epoch" in out, err
+    assert digest(whole/"train-id") == digest(killed/"train-id")
+    assert len(pd.read_csv(killed/"train-id"/"curve.csv")) == len(pd.read_csv(whole/"train-id"/"curve.csv"))
+
+
+def test_a_run_folder_of_another_version_is_refused(cli, prepared, tmp_path):
+    out = tmp_path/"old"
+    shutil.copytree(prepared, out)
+    text = (out/"run.json").read_text()
+    (out/"run.json").write_text(text.replace('"format": 1', '"format": 0'))
+    code, _, err = cli("prepare", "--profile", "smoke", "--out", out)
+    assert code == 1 and "another version of llm-emf" in err and "--out" in err and "Traceback" not in err
