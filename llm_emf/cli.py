@@ -30,6 +30,9 @@ def run_notebook(path, output, parameters: dict, stream=None) -> None:
     "Execute one notebook. Raises `InputError` with the notebook's own message if it stops at an error."
     import logging
     import papermill
+    from traitlets.config import Config
+    # sockets of the file system instead of TCP ports: nobody else can connect, and the kernel has nothing to warn of
+    transport = {} if os.name == "nt" else {"config": Config({"KernelManager": {"transport": "ipc"}})}
     logging.getLogger("papermill").setLevel(logging.ERROR)
     path, output = Path(path), Path(output)
     known = set(papermill.inspect_notebook(str(path)))
@@ -37,7 +40,7 @@ def run_notebook(path, output, parameters: dict, stream=None) -> None:
     output.parent.mkdir(parents=True, exist_ok=True)
     try:
         papermill.execute_notebook(str(path), str(output), parameters if known else {}, cwd=str(path.parent), progress_bar=False,
-                                   stdout_file=stream, stderr_file=stream)
+                                   stdout_file=stream, stderr_file=stream, **transport)
     except papermill.PapermillExecutionError as e:
         raise InputError(f"notebook {path.name} stopped: {e.ename}: {e.evalue}\nIt is kept with its traceback in {output}") from None
 
