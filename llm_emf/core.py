@@ -16,6 +16,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
+warnings.filterwarnings("ignore", message="IProgress not found")  # other libraries' bars fall back to text, which is what we want
+
 # %% ../nbs/00_core.ipynb #5abe9e2d
 _declared = []  # torch.library objects must outlive the import that needs them
 
@@ -189,7 +191,7 @@ def run_stage(
     write_json(partial/"manifest.json", {"key": key, "outputs": folder_hashes(partial), "summary": summary, "versions": versions()})
     if folder.exists(): shutil.rmtree(folder)
     os.replace(partial, folder)
-    print(f"{name}: " + (", ".join(f"{k} {v:,}" if isinstance(v, int) else f"{k} {v}" for k, v in summary.items()) or "done"))
+    print(f"{name}: " + (", ".join(f"{k} {v:,}" if type(v) is int else f"{k} {v}" for k, v in summary.items()) or "done"))
     return folder
 
 def stage_summary(folder) -> dict:

@@ -10,6 +10,7 @@ __all__ = ['LOSSES', 'VARIANTS', 'ModelSettings', 'variant_settings', 'Moments',
 import math
 from dataclasses import dataclass, replace
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -108,7 +109,7 @@ class LLMEMF(nn.Module):
                 self.id_embedding = nn.Embedding(n_items + 1, s.d, padding_idx=0)
                 nn.init.normal_(self.id_embedding.weight, std=s.d ** -0.5)
                 continue
-            vectors = torch.as_tensor(features[m]).float()
+            vectors = torch.tensor(np.asarray(features[m]), dtype=torch.float32)  # a copy: a store may be memory-mapped read-only
             if len(vectors) != n_items + 1: raise InputError(f"the features {m!r} have {len(vectors) - 1} items and the catalogue {n_items}; row 0 is padding")
             mask = torch.as_tensor(has[m]).bool() if m in has else torch.ones(n_items + 1, dtype=torch.bool)
             centre = vectors[1:][mask[1:]].mean(0)                              # a common direction would drown the differences
