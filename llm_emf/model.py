@@ -34,7 +34,7 @@ class ModelSettings:
     lambda2: float = 0.1 # weight of the merged sequence; likewise
     fusion: str = "learnt" # `learnt` or `fixed` (equal) weights of the modalities. [open]
     fusion_per_domain: bool = True # whether X and Y learn weights of their own. [open]
-    temperature: float = 0.05 # at the start if learnt. [open]
+    temperature: float = 0.08 # at the start if learnt. [open]
     learn_temperature: bool = True # [open]
     loss: str = "target" # `target`: each target is predicted from S^X, S^Y and S^{X+Y} (the forerunners' reading); `sequence`: each sequence predicts its own next item (the re-implementation's); `mixture`: the log-likelihood of the decision rule itself (ours)
     negatives: int = 0 # sampled negatives a step and domain, with logQ correction; 0: full softmax over the domain

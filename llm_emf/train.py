@@ -31,10 +31,10 @@ class TrainSettings:
     "How a model is trained."
     epochs: int = 20 # at most
     patience: int = 3 # stop after so many epochs without a better valid MRR
-    learning_rate: float = 2e-3 # peak; a linear warm-up over the first epoch, then a cosine down to a tenth
+    learning_rate: float = 3e-3 # peak; a linear warm-up over the first epoch, then a cosine down to a tenth
     weight_decay: float = 0.0
     clip_norm: float = 5.0 # of the whole gradient
-    batch_tokens: int = 4096 # purchases in a batch, padding included
+    batch_tokens: int = 512 # purchases in a batch, padding included; on food-kitchen larger batches learnt more slowly per epoch (valid MRR after 3 epochs: 1.4% with 4096, 3.8% with 768, 5.3% with 512)
     precision: str = "no" # `no` (float32), `bf16` or `fp16`: accelerate's mixed precision
     save_minutes: float = 5.0 # a resumable checkpoint at least so often, and after each epoch
 
@@ -121,7 +121,7 @@ def fit(
     s, folder = settings, Path(folder) if folder else None
     accelerator = Accelerator(cpu=pick_device(device).type == "cpu", mixed_precision=s.precision)
     device, rank, world = accelerator.device, accelerator.process_index, accelerator.num_processes
-    optimiser = torch.optim.AdamW(model.parameters(), lr=s.learning_rate, weight_decay=s.weight_decay)
+    optimiser = torch.optim.AdamW(model.parameters(), lr=s.learning_rate, weight_decay=s.weight_decay, fused=True)
     state = {"epoch": 0, "step": 0, "history": [], "loss": 0.0, "targets": 0, "seconds": 0.0, "best": -1.0}
     last, best = (folder/"last.safetensors", folder/"best.safetensors") if folder else (None, None)
     if last and last.exists():
@@ -202,13 +202,14 @@ def slug(variant: str) -> str:
 
 def profile_variants(run: Run) -> list:
     "Which variants a profile trains."
-    return list(VARIANTS) if run.profile == "paper" else ["llm-emf", "id"]
+    if run.profile == "paper": return list(VARIANTS)
+    return ["llm-emf"] if run.profile == "quick" and run.dataset != "shop" else ["llm-emf", "id"]
 
 def profile_settings(run: Run, dataset: Dataset) -> tuple: # ModelSettings, TrainSettings
     "The settings of a profile, for a data set of a given size."
     large = dataset.n_items > 10_000
     model = ModelSettings(negatives=2048 if large else 0)
-    train = {"smoke": TrainSettings(epochs=1, batch_tokens=2048), "quick": TrainSettings(epochs=8 if large else 20), "paper": TrainSettings(epochs=40, patience=5)}[run.profile]
+    train = {"smoke": TrainSettings(epochs=1), "quick": TrainSettings(epochs=12 if large else 20), "paper": TrainSettings(epochs=40, patience=5)}[run.profile]
     return model, train
 
 def feature_stage(run: Run, variant: str) -> str:
