@@ -13,7 +13,8 @@ REAL = ROOT.parent/"shared"/"data"/"food-kitchen"
 @pytest.fixture(scope="session")
 def smoke_run(tmp_path_factory):
     "The folder of the smoke run that test_notebooks.py fills, notebook after notebook."
-    return tmp_path_factory.mktemp("runs")/"smoke"
+    from llm_emf.core import open_run
+    return open_run(tmp_path_factory.mktemp("runs")/"smoke", "shop", "smoke", 0, "cpu").path
 
 
 @pytest.fixture(scope="session")
