@@ -14,7 +14,7 @@ import torch
 from scipy import sparse
 
 from .core import Run, open_run, run_stage
-from .data import Dataset, Ranges, load_dataset, load_split, train_count
+from .data import Dataset, Ranges, excludes_seen, load_dataset, load_split, train_count
 from .metrics import per_user, summarise
 from .train import rank_cases
 
@@ -61,15 +61,15 @@ def run_baselines(run: Run) -> Path: # the stage's folder
     def make(folder):
         data = load_dataset(run.path/"prepare")
         split = load_split(run.path/"prepare", data)
-        best = (-1.0,)
+        best, unseen = (-1.0,), excludes_seen(data, split["train"])
         for shrink in SHRINKS:
             similarity = item_similarity(data, split["train"], shrink)
             for decay in DECAYS:
-                ranks = rank_cases(item_knn_scorer(data, similarity, decay), data, split["valid"], sampled=False, what=f"item-kNN, decay {decay}, shrinkage {shrink}")
+                ranks = rank_cases(item_knn_scorer(data, similarity, decay), data, split["valid"], sampled=False, exclude_seen=unseen, what=f"item-kNN, decay {decay}, shrinkage {shrink}")
                 mrr = per_user(ranks["rank"], "mrr").mean()
                 if mrr > best[0]: best = (mrr, decay, shrink, similarity)
         _, decay, shrink, similarity = best
         for name, score in (("popularity", popularity_scorer(data, split["train"])), ("item-knn", item_knn_scorer(data, similarity, decay))):
-            rank_cases(score, data, split["test"], run.seed, what=name).to_parquet(folder/f"{name}.parquet", index=False)
+            rank_cases(score, data, split["test"], run.seed, exclude_seen=unseen, what=name).to_parquet(folder/f"{name}.parquet", index=False)
         return {"item-kNN decay": decay, "item-kNN shrinkage": shrink}
     return run_stage(run, "baselines", make, {"decays": DECAYS, "shrinks": SHRINKS}, [run.path/"prepare"])

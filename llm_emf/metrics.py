@@ -49,7 +49,7 @@ def draw_negatives(
 
 # %% ../nbs/07_metrics.ipynb #92b6e92c
 METRICS = ("mrr", "ndcg@5", "ndcg@10", "hr@1", "hr@5", "hr@10")
-PROTOCOLS = {"full": "rank", "sampled999": "rank999"}
+PROTOCOLS = {"full": "rank", "sampled999": "rank999", "full_seen_too": "rank_seen_too"} # protocol → column of ranks
 
 def per_user(rank, metric: str) -> np.ndarray: # (n,) in 0 … 1
     "A metric's value for each test case."

@@ -30,6 +30,7 @@ class ModelSettings:
     hidden: int = 128 # width of the feed-forward layers. [open]
     dropout: float = 0.2 # [open]
     max_length: int = 50 # items of a history that are read; longer training sequences are cut into windows
+    own: float = 1.0 # weight of the target's own domain's sequence; 0 leaves it out, as a model of the merged sequence alone does (SASRec)
     lambda1: float = 0.3 # weight of the other domain's sequence; the independent re-implementation's value
     lambda2: float = 0.1 # weight of the merged sequence; likewise
     fusion: str = "learnt" # `learnt` or `fixed` (equal) weights of the modalities. [open]
@@ -42,6 +43,7 @@ class ModelSettings:
 
     def __post_init__(self):
         if not self.modalities or set(self.modalities) - {"id", "img", "tex"}: raise InputError(f"modalities must be some of id, img, tex, not {self.modalities}")
+        if not self.own + self.lambda1 + self.lambda2 > 0: raise InputError("own, lambda1 and lambda2 are all zero: no sequence is left to predict from")
         if self.loss not in LOSSES: raise InputError(f"unknown loss {self.loss!r}; choose one of {', '.join(LOSSES)}")
         if self.fusion not in ("learnt", "fixed"): raise InputError(f"unknown fusion {self.fusion!r}; choose learnt or fixed")
 
@@ -52,6 +54,8 @@ VARIANTS = { # name → (changes to the settings, what the text encoder reads)
     "id+img": ({"modalities": ("id", "img"), "lambda1": 0.0, "lambda2": 0.0}, None), "ifcdsr": ({"modalities": ("id", "img")}, None),
     "haf-vt": ({}, "title"), "without images": ({"modalities": ("id", "tex")}, "title+llm"), "without text": ({"modalities": ("id", "img")}, None),
     "without cross-domain": ({"lambda1": 0.0, "lambda2": 0.0}, "title+llm"), "id, three sequences": ({"modalities": ("id",)}, None),
+    "sasrec": ({"modalities": ("id",), "own": 0.0, "lambda1": 0.0, "lambda2": 1.0}, None), # one encoder, of ids, over the merged sequence
+    "sasrec+text": ({"modalities": ("id", "tex"), "own": 0.0, "lambda1": 0.0, "lambda2": 1.0}, "title"),
 }
 
 def variant_settings(name: str, base: ModelSettings = ModelSettings()) -> ModelSettings:
@@ -119,7 +123,7 @@ class LLMEMF(nn.Module):
             available[k] = mask.float()
         self.register_buffer("available", available, persistent=False)
         bank = dict(modalities=M, d=s.d, layers=s.layers, heads=s.heads, hidden=s.hidden, max_length=s.max_length, dropout=s.dropout)
-        names = ("x", "y") + (("both",) if s.lambda2 else ())
+        names = (("x", "y") if s.own or s.lambda1 else ()) + (("both",) if s.lambda2 else ())
         self.encoders = nn.ModuleDict({name: EncoderBank(**bank) for name in names})
         self.fusion_logits = nn.Parameter(torch.zeros(2 if s.fusion_per_domain else 1, M), requires_grad=s.fusion == "learnt" and M > 1)
         self.log_temperature = nn.Parameter(torch.tensor(math.log(s.temperature)), requires_grad=s.learn_temperature)
@@ -172,7 +176,7 @@ def queries(self: LLMEMF, items: Tensor, moments: Moments, need_other: bool = Tr
     parts = []
     for name in ("x", "y"):
         for which, mine in ((0, in_x == (name == "x")), (1, in_x == (name == "y"))):
-            if which == 1 and not need_other: continue
+            if name not in states or not (self.settings.own, need_other)[which]: continue
             there = mine & (last[name] >= 0)
             parts.append((states[name][last[name][there]], every[there], torch.full_like(every[there], which)))
     if "both" in states: parts.append((states["both"][last["both"]], every, torch.full_like(every, 2)))
@@ -229,8 +233,8 @@ def log_likelihoods(self: LLMEMF, items: Tensor, moments: Moments, negatives=Non
 def loss_weights(settings: ModelSettings, domain: Tensor) -> Tensor: # (n,) → (n, 3): own, other, both
     "The weight of each sequence's term, under the chosen reading of the paper's loss."
     s, one = settings, torch.ones_like(domain, dtype=torch.float)
-    if s.loss == "sequence": return torch.stack([torch.where(domain == 0, one, s.lambda1 * one), 0 * one, s.lambda2 * one], 1)
-    return torch.stack([one, s.lambda1 * one, s.lambda2 * one], 1)
+    if s.loss == "sequence": return torch.stack([torch.where(domain == 0, s.own * one, s.lambda1 * one), 0 * one, s.lambda2 * one], 1)
+    return torch.stack([s.own * one, s.lambda1 * one, s.lambda2 * one], 1)
 
 @patch
 def forward(self: LLMEMF, items: Tensor, negatives=None) -> tuple: # loss summed over targets, number of targets
@@ -248,13 +252,13 @@ def forward(self: LLMEMF, items: Tensor, negatives=None) -> tuple: # loss summed
 @patch
 @torch.no_grad()
 def scores(self: LLMEMF, items: Tensor, domain: int, keys: Tensor = None) -> Tensor: # (batch, items of the domain)
-    "The score of every item of a domain after each history: P^own + λ1 P^other + λ2 P^both. `keys` may be passed to spare their computation."
+    "The score of every item of a domain after each history: own P^own + λ1 P^other + λ2 P^both, with own = 1 in the paper. `keys` may be passed to spare their computation."
     first, n = (1, self.n_x) if domain == 0 else (self.n_x + 1, self.n_items - self.n_x)
     keys = self.keys(torch.arange(first, first + n, device=items.device), domain) if keys is None else keys
     moments = final_moments(items, torch.full((len(items),), domain, device=items.device))
     vectors, moment, which = self.queries(items, moments, need_other=self.settings.lambda1 > 0)
     out = torch.zeros(len(items), n, device=items.device, dtype=keys.dtype)
-    for w, weight in enumerate((1.0, self.settings.lambda1, self.settings.lambda2)):
+    for w, weight in enumerate((self.settings.own, self.settings.lambda1, self.settings.lambda2)):
         rows = torch.nonzero(which == w)[:, 0]
         if weight and len(rows): out.index_add_(0, moment[rows], weight * (vectors[rows] @ keys.T / self.log_temperature.exp()).softmax(-1))
     # nothing bought in this domain and no cross-domain term: no state, no preference; all items tie

@@ -17,7 +17,7 @@ import matplotlib
 import matplotlib.pyplot as plt
 
 from .core import InputError, Run, open_run, read_json, run_stage, stage_summary
-from .data import load_dataset
+from .data import excludes_seen, load_dataset, load_split, repeat_share
 from .metrics import METRICS, compare, holm, per_user, summarise
 from .train import slug
 
@@ -151,6 +151,10 @@ def notes(run: Run) -> list:
     encode, enrich = stage_summary(run.path/"encode"), stage_summary(run.path/"enrich")
     how = read_json(run.path/"prepare"/"split.json")["how"]
     said = [f"Split: {how}. Ties count against the model. Candidates are all items of the target's domain (full ranking), or 999 of them drawn at random (sampled999)."]
+    data = load_dataset(run.path/"prepare")
+    train = load_split(run.path/"prepare", data)["train"]
+    said.append("In training nobody buys a thing twice, so what a user has is left out of the candidates, for every method; a table with it left in (full_seen_too) stands beside."
+                if excludes_seen(data, train) else f"{repeat_share(data, train):.1%} of the training purchases are repeats, so what a user has stays among the candidates.")
     said.append("There are no pictures in this data set: the visual branch is absent, from training and from every score." if encode["pictures"] == "none" else
                 f"Pictures: {encode['pictures']:,} items, encoded by {encode['clip']}; {encode['pictures rejected']} were rejected.")
     if run.dataset == "shop": said.append("The pictures and captions are the embedded shop's, and the CLIP is the small one trained for such goods (notebook 04a).")
@@ -171,7 +175,8 @@ def report(run: Run) -> Path: # the stage's folder; report.html and results.csv 
         page = [f"<h1>LLM-EMF on {html.escape(data.name)}</h1>", f'<p class="small">profile {run.profile} · seed {run.seed} · llm-emf {stage_summary_version(run)}</p>',
                 '<div class="note"><ul>' + "".join(f"<li>{html.escape(n)}</li>" for n in notes(run)) + "</ul></div>",
                 "<h2>Results</h2>", _image(plot_methods(results), folder/"methods.png")]
-        for protocol, title in (("full", "Full ranking"), ("sampled999", "Among 999 sampled negatives")):
+        for protocol, title in (("full", "Full ranking"), ("sampled999", "Among 999 sampled negatives"), ("full_seen_too", "Full ranking with what the user has left in")):
+            if protocol not in set(results["protocol"]): continue
             for domain in ("all", *data.domains):
                 n = results[(results["protocol"] == protocol) & (results["domain"] == domain)]["users"].iloc[0]
                 page += [f"<h3>{title}, {'both domains' if domain == 'all' else html.escape(domain)}: {n:,} users, in %</h3>", _html(main_table(results, protocol, domain))]
