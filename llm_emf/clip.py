@@ -8,7 +8,7 @@ __all__ = ['SMALL', 'MODALITIES', 'ClipSettings', 'small_clip_weights', 'load_cl
            'FolderPictures', 'item_pictures', 'default_clip', 'encode', 'nearest']
 
 # %% ../nbs/04_clip.ipynb #627329fb
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import resources, util
 from pathlib import Path
 
@@ -155,7 +155,7 @@ def default_clip(run: Run) -> ClipSettings:
 def encode(
     run: Run,
     settings: ClipSettings = None, # default: `default_clip`
-) -> Path: # the stage's folder
+) -> Path: # the stage's folder: `encode`, or `encode-title` for the variants that read titles alone
     "Stage: pictures and texts → E_img and E_tex."
     s = settings or default_clip(run)
     if s.text not in TEXTS: raise InputError(f"unknown text {s.text!r}; choose one of {', '.join(TEXTS)}")
@@ -182,7 +182,7 @@ def encode(
 
     inputs = [run.path/"prepare/items.parquet", enriched_file]
     if s.clip == SMALL and needs_clip: inputs.append(small_clip_weights())
-    return run_stage(run, "encode", make, s, inputs)
+    return run_stage(run, "encode-title" if s.text == "title" else "encode", make, s, inputs)
 
 # %% ../nbs/04_clip.ipynb #2f75ef59
 def nearest(vectors, rows, k: int = 5) -> np.ndarray: # (rows, k) row numbers

@@ -35,10 +35,10 @@ def test_two_processes_give_the_loss_curve_of_one(tmp_path):
         found, tables = {}, {}
         for n in (1, 2):
             out, table = tmp_path/f"{n}.json", tmp_path/f"{n}.npy"
-            command = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", str(n), "--num_machines", "1", "--mixed_precision", "no",
-                       "--dynamo_backend", "no", "--main_process_port", "0", str(script), str(out), str(table), str(negatives), str(sparse_ids)]
-            if n == 1: command = [sys.executable, str(script), str(out), str(table), str(negatives), str(sparse_ids)]
-            done = subprocess.run(command, capture_output=True, text=True, timeout=600, env=os.environ | {"OMP_NUM_THREADS": "1"})
+            # accelerate launch starts GPU processes through torchrun; several CPU processes it would start through MPI only
+            start = [sys.executable] if n == 1 else [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+            command = [*start, str(script), str(out), str(table), str(negatives), str(sparse_ids)]
+            done = subprocess.run(command, capture_output=True, text=True, timeout=600, env=os.environ | {"OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"})
             assert done.returncode == 0, done.stderr[-3000:]
             found[n], tables[n] = json.loads(out.read_text()), np.load(table)
         assert found[2]["processes"] == 2 and len(found[2]["loss"]) == 3

@@ -63,3 +63,26 @@ def test_a_run_folder_of_another_version_is_refused(cli, prepared, tmp_path):
     (out/"run.json").write_text(text.replace('"format": 1', '"format": 0'))
     code, _, err = cli("prepare", "--profile", "smoke", "--out", out)
     assert code == 1 and "another version of llm-emf" in err and "--out" in err and "Traceback" not in err
+
+
+def test_every_variant_trains_and_stands_in_the_report(tmp_path):
+    from llm_emf.baselines import run_baselines
+    from llm_emf.clip import ClipSettings, encode
+    from llm_emf.core import open_run
+    from llm_emf.data import prepare
+    from llm_emf.llm import enrich
+    from llm_emf.model import VARIANTS, ModelSettings
+    from llm_emf.report import report
+    from llm_emf.train import TrainSettings, evaluate, train
+    run = open_run(tmp_path/"run", "shop", "smoke", 0, "cpu")
+    prepare(run); enrich(run); encode(run); encode(run, ClipSettings(text="title"))
+    for variant in VARIANTS:
+        train(run, variant, ModelSettings(d=16, hidden=16, layers=1), TrainSettings(epochs=1))
+        evaluate(run, variant)
+    run_baselines(run)
+    results = pd.read_csv(report(run)/"results.csv")
+    mrr = results[(results["protocol"] == "full") & (results["domain"] == "all") & (results["metric"] == "mrr")]
+    assert set(VARIANTS) <= set(mrr["variant"].fillna("")) | set(mrr["method"]) and mrr["value"].between(0, 1).all()
+    assert mrr[mrr["method"] == "sasrec"].shape[0] == 1
+    ranks = {v: pd.read_parquet(next(run.path.glob(f"evaluate-{s}"))/"ranks.parquet")["rank"] for v, s in (("llm-emf", "llm-emf"), ("haf-vt", "haf-vt"))}
+    assert (ranks["llm-emf"] != ranks["haf-vt"]).any(), "titles alone and LLM text must not give the same model"

@@ -1,0 +1,126 @@
+"""The quality studies. They train many models and take hours on two cores; killed, they go on where they were.
+
+    python benchmarks/quality.py shop           5 seeds: LLM-EMF against popularity, item-kNN and its id-only variant;
+                                                and the null checks, pictures=0 and transfer=0
+    python benchmarks/quality.py food-kitchen   3 seeds, given split and leave-one-out: LLM-EMF against SASRec and item-kNN
+
+Ranks are kept in runs/quality/; the tables go to benchmarks/results/quality_<name>.json. Differences are paired by user: a user's
+reciprocal rank is averaged over the seeds first (on the shop each seed has users of its own), and p-values carry Holm's correction.
+"""
+import argparse
+import json
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+from common import REAL, ROOT, finish
+
+from llm_emf.baselines import best_item_knn, popularity_scorer
+from llm_emf.clip import ClipSettings, Features, encode, load_features
+from llm_emf.core import derive, open_run, set_seed
+from llm_emf.data import excludes_seen, load_dataset, make_split, prepare
+from llm_emf.llm import enrich
+from llm_emf.metrics import bootstrap, holm, per_user
+from llm_emf.model import LLMEMF, ModelSettings, variant_settings
+from llm_emf.shop import ShopSettings
+from llm_emf.train import TrainSettings, fit, model_scorer, profile_settings, rank_cases, slug
+from scipy import stats
+
+RUNS = ROOT/"runs"/"quality"
+
+
+def ranks_of(name: str, seed: int, data, split, store, variant: str, base: ModelSettings, train: TrainSettings) -> pd.DataFrame:
+    "The test ranks of a method under a seed, from the shelf if they were made before."
+    folder = RUNS/name/f"{slug(variant)}-{seed}"
+    if (folder/"ranks.parquet").exists(): return pd.read_parquet(folder/"ranks.parquet")
+    folder.mkdir(parents=True, exist_ok=True)
+    unseen = excludes_seen(data, split["train"])
+    if variant == "popularity": score, note = popularity_scorer(data, split["train"]), {}
+    elif variant == "item-knn": score, note = best_item_knn(data, split)
+    else:
+        settings = variant_settings(variant, base)
+        features = load_features(store, data.n_items) if set(settings.modalities) - {"id"} else Features({}, {})
+        set_seed(derive(seed, "weights"))
+        model = LLMEMF(settings, data.n_items, data.n_x, features.vectors, features.has)
+        curve = fit(model, data, split, train, folder, seed, what=f"{name}, {variant}, seed {seed}")
+        curve.to_csv(folder/"curve.csv", index=False)
+        note = {"epochs": len(curve), "best epoch": int(curve["valid mrr"].idxmax()) + 1, "seconds": float(curve["seconds"].sum())}
+        score = model_scorer(model)
+    ranks = rank_cases(score, data, split["test"], seed, what=f"{variant}, test", exclude_seen=unseen)
+    (folder/"note.json").write_text(json.dumps(note))
+    for f in folder.glob("*.safetensors*"): f.unlink()
+    ranks.to_parquet(folder/"ranks.aside"); (folder/"ranks.aside").rename(folder/"ranks.parquet")
+    return ranks
+
+
+def paired(a: list, b: list, same_users: bool) -> dict: # lists of rank tables, one a seed
+    "MRR of a minus b, in points, paired by user."
+    differences = [per_user(x["rank"], "mrr") - per_user(y["rank"], "mrr") for x, y in zip(a, b)]
+    d = 100 * (np.mean(differences, 0) if same_users else np.concatenate(differences))
+    low, high = bootstrap(d[:, None])
+    return {"difference": round(float(d.mean()), 3), "low": round(float(low[0]), 3), "high": round(float(high[0]), 3), "p": float(stats.ttest_1samp(d, 0).pvalue), "pairs": len(d)}
+
+
+def study(name, found: dict, ours: str, others: list, same_users: bool) -> list:
+    "Rows of a table: each method's MRR over the seeds, and LLM-EMF's difference to it."
+    rows, p = [], []
+    for variant, tables in found.items():
+        mrr = [100 * per_user(t["rank"], "mrr").mean() for t in tables]
+        row = {"study": f"{name}: {variant}", "MRR %": round(float(np.mean(mrr)), 3), "by seed": " ".join(f"{m:.2f}" for m in mrr)}
+        if variant in others: row |= {f"{ours} minus it": None} | paired(found[ours], tables, same_users)
+        rows.append(row)
+    corrected = holm([r["p"] for r in rows if "p" in r])
+    for r, q in zip([r for r in rows if "p" in r], corrected): r.pop(f"{ours} minus it", None); r["p (Holm)"] = float(f"{q:.3g}"); r.pop("p")
+    return rows
+
+
+def shop(seeds):
+    "Default shop, and the two knobs at zero."
+    rows = []
+    plans = {"default": (ShopSettings(), ["popularity", "item-knn", "id", "llm-emf"]), "pictures=0": (ShopSettings(pictures=0.0), ["without images", "llm-emf"]),
+             "transfer=0": (ShopSettings(transfer=0.0), ["without cross-domain", "llm-emf"])}
+    for name, (settings, variants) in plans.items():
+        found = {v: [] for v in variants}
+        for seed in seeds:
+            run = open_run(RUNS/f"shop, {name}, {seed}", "shop", "quick", seed)
+            prepare(run, shop=settings); enrich(run); encode(run)
+            data = load_dataset(run.path/"prepare"); split = make_split(data)
+            base, train = profile_settings(run, data)
+            for v in variants: found[v].append(ranks_of(f"shop, {name}", seed, data, split, run.path/"encode", v, base, train))
+            if name == "default":
+                ceiling = pd.read_parquet(run.path/"prepare"/"ceilings.parquet")
+                found.setdefault("oracle", []).append(pd.DataFrame({"rank": ceiling["oracle"]}))
+        rows += study(f"shop, {name}", found, "llm-emf", [v for v in variants if v != "llm-emf"], same_users=False)
+    best = next(r for r in rows if r["study"].endswith("default: oracle"))["MRR %"]
+    for r in rows:
+        if "default" in r["study"]: r["share of the oracle"] = f"{r['MRR %'] / best:.0%}"
+    value = {r["study"].partition(": ")[2]: r["MRR %"] for r in rows if "default" in r["study"]}
+    finish("quality_shop", rows, value["llm-emf"] / value["item-knn"], seeds=len(seeds), ratio_means="MRR of LLM-EMF over item-kNN's, default shop")
+
+
+def food_kitchen(seeds, run_folder):
+    "Both splits of the real data; the text is the titles, read by the offline sentence encoder."
+    run = open_run(run_folder, str(REAL), "quick", 0)
+    prepare(run); enrich(run); encode(run, ClipSettings(text_encoder="minilm"))
+    data, rows, value = load_dataset(run.path/"prepare"), [], {}
+    base, train = profile_settings(run, data)
+    plan = [(how, seed, v) for seed in seeds for how in ("given", "leave-one-out") for v in ("item-knn", "sasrec", "llm-emf")]
+    found = {how: {} for how in ("given", "leave-one-out")}
+    for how, seed, v in plan:
+        if v == "item-knn" and seed != seeds[0]: continue                       # nothing random in it but the 999 negatives
+        found[how].setdefault(v, []).append(ranks_of(f"food-kitchen, {how}", seed, data, make_split(data, how), run.path/"encode", v, base, train))
+    for how, tables in found.items():
+        tables["item-knn"] = tables["item-knn"] * len(seeds)
+        rows += study(f"food-kitchen, {how}", tables, "llm-emf", ["item-knn", "sasrec"], same_users=True)
+    value = {r["study"]: r["MRR %"] for r in rows}
+    finish("quality_food_kitchen", rows, value["food-kitchen, leave-one-out: llm-emf"] / value["food-kitchen, leave-one-out: sasrec"], seeds=len(seeds), d=base.d,
+           ratio_means="MRR of LLM-EMF over SASRec's, leave-one-out")
+
+
+parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+parser.add_argument("data", choices=["shop", "food-kitchen"])
+parser.add_argument("--seeds", type=int, help="how many seeds; default 5 for the shop, 3 for food-kitchen")
+parser.add_argument("--run", default=str(ROOT/"runs"/"food-kitchen-quick-0"), help="food-kitchen: the run folder whose features are used; made if it is not there")
+options = parser.parse_args()
+if options.data == "shop": shop(range(options.seeds or 5))
+else: food_kitchen(range(options.seeds or 3), options.run)

@@ -1,0 +1,55 @@
+"""How an epoch's time grows: with the purchases (×1, ×2, ×4) and with the catalogue (10,000, 100,000 and 1,000,000 items), on shop data.
+
+The exponent is the slope of log time over log size; 1 is linear, 0 constant. From 200,000 items on the id table has sparse
+gradients (TrainSettings.sparse_ids), which is why the last step of the catalogue need not cost a hundred times the first.
+"""
+import json
+
+import matplotlib
+import numpy as np
+import torch
+from common import ROOT, finish, peak_gib
+
+from llm_emf.core import set_seed
+from llm_emf.data import make_split, shop_dataset
+from llm_emf.model import LLMEMF, ModelSettings
+from llm_emf.shop import ShopSettings
+from llm_emf.train import TrainSettings, fit
+
+USERS, ITEMS = 4_000, 10_000
+
+
+def epoch(users: int, items: int) -> dict:
+    "One epoch's time and size."
+    data, _ = shop_dataset(ShopSettings(users=users, items=items // 2))
+    split = make_split(data)
+    split["valid"] = split["valid"].take(slice(0, 20))                          # the time of validation is not asked for
+    set_seed(0)
+    features = {"tex": torch.randn(data.n_items + 1, 64)}
+    model = LLMEMF(ModelSettings(negatives=2048), data.n_items, data.n_x, features)
+    curve = fit(model, data, split, TrainSettings(epochs=1), seed=0, device="cpu", what=f"{users:,} users, {items:,} items")
+    return {"users": users, "items": items, "purchases": len(data.item), "seconds": float(curve["seconds"].iloc[0]), "targets/s": int(curve["targets per second"].iloc[0]), "peak GiB": peak_gib()}
+
+
+def exponent(rows, key): return float(np.polyfit(np.log([r[key] for r in rows]), np.log([r["seconds"] for r in rows]), 1)[0])
+
+
+epoch(200, ITEMS)                                                               # warm-up
+more_users = [epoch(USERS * k, ITEMS) for k in (1, 2, 4)]
+more_items = [more_users[0]] + [epoch(USERS, ITEMS * k) for k in (10, 100)]
+by_purchases, by_items = exponent(more_users, "purchases"), exponent(more_items, "items")
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+
+fig, axes = plt.subplots(1, 2, figsize=(9, 3.2))
+for ax, rows, key, e in ((axes[0], more_users, "purchases", by_purchases), (axes[1], more_items, "items", by_items)):
+    ax.loglog([r[key] for r in rows], [r["seconds"] for r in rows], marker="o", color="#4c6a92")
+    ax.set(xlabel={"purchases": "purchases in the data", "items": "items in the catalogue"}[key], ylabel="seconds an epoch", title=f"time ∝ {key}^{e:.2f}", ylim=(1, None))
+    for side in ("top", "right"): ax.spines[side].set_visible(False)
+fig.tight_layout()
+(ROOT/"benchmarks"/"results").mkdir(exist_ok=True)
+fig.savefig(ROOT/"benchmarks"/"results"/"training_cost.png", dpi=130)
+rows = more_users + more_items[1:]
+finish("training_cost", rows, more_items[-1]["seconds"] / more_items[0]["seconds"], exponent_purchases=round(by_purchases, 3), exponent_items=round(by_items, 3),
+       ratio_means="epoch time with 1,000,000 items over that with 10,000", sparse_ids_from=TrainSettings().sparse_ids)
