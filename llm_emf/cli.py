@@ -78,10 +78,21 @@ def prepare(
     out: str = "", # the run folder; default runs/<dataset>-<profile>-<seed>
     seed: int = 0, # of everything random
     split: str = "", # given or leave-one-out; default: given where the data have one
+    knobs: str = "", # shop only: its settings, see notebook 01, e.g. "pictures=0 transfer=0.5 users=10000"
 ):
     "Stage 1: raw data to canonical tables, split and statistics. Begins a run folder; the later stages take it with --out."
-    from llm_emf.data import prepare
-    print(prepare(open_run(out or default_out(dataset, profile, seed), dataset, profile, seed), split))
+    from llm_emf.data import SHOP_USERS, prepare
+    from llm_emf.shop import ShopSettings
+    if knobs and dataset != "shop": raise InputError("--knobs are the embedded shop's; leave them out, or use --dataset shop")
+    shop = None
+    if knobs:
+        given = dict(k.partition("=")[::2] for k in knobs.replace(",", " ").split())
+        fields = ShopSettings.__dataclass_fields__
+        if unknown := [k for k in given if k not in fields]: raise InputError(f"the shop has no knob {unknown[0]!r}; it has: {', '.join(fields)}")
+        try: values = {k: type(fields[k].default)(v) for k, v in given.items()}
+        except ValueError as e: raise InputError(f"--knobs {knobs!r}: {e}. Write name=number, with spaces between.") from None
+        shop = ShopSettings(**{"users": SHOP_USERS[profile] or ShopSettings.users} | values)
+    print(prepare(open_run(out or default_out(dataset, profile, seed), dataset, profile, seed), split, shop))
 
 def _reopen(out, device="auto"):
     "Open the run folder that `prepare` began."

@@ -32,7 +32,7 @@ class ModelSettings:
     max_length: int = 50 # items of a history that are read; longer training sequences are cut into windows
     own: float = 1.0 # weight of the target's own domain's sequence; 0 leaves it out, as a model of the merged sequence alone does (SASRec)
     lambda1: float = 0.3 # weight of the other domain's sequence; the independent re-implementation's value
-    lambda2: float = 0.1 # weight of the merged sequence; likewise
+    lambda2: float = 1.0 # weight of the merged sequence. The re-implementation has 0.1; 1.0 was better on food-kitchen's valid users (MRR 10.0% against 9.7%; seed 0)
     fusion: str = "learnt" # `learnt` or `fixed` (equal) weights of the modalities. [open]
     fusion_per_domain: bool = True # whether X and Y learn weights of their own. [open]
     temperature: float = 0.08 # at the start if learnt. [open]
