@@ -5,13 +5,14 @@ READY := .venv/.ready
 export TOKENIZERS_PARALLELISM := false
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help reproduce test docs bench readme clean
+.PHONY: help reproduce test docs bench quality readme clean
 
 help:
 	@echo "make reproduce   environment, all notebooks on the embedded shop, report"
 	@echo "make test        environment, notebooks and library in step, notebook tests, tests/"
 	@echo "make docs        the site, in _docs/"
 	@echo "make bench       the benchmarks, in benchmarks/results/"
+	@echo "make quality     the quality studies, hours; killed, they go on where they were"
 	@echo "make readme      README.md from nbs/index.ipynb"
 	@echo "make clean       remove the environment and what was built; runs/ stays"
 
@@ -49,6 +50,9 @@ docs: $(READY)
 
 bench: $(READY)
 	@for f in benchmarks/*_*.py; do echo "== $$f"; $(BIN)/python $$f || exit 1; done
+
+quality: $(READY)
+	@for d in shop food-kitchen; do echo "== quality on $$d"; $(BIN)/python benchmarks/quality.py $$d || exit 1; done
 
 readme: $(READY)
 	@$(BIN)/jupyter-nbconvert --to markdown --log-level ERROR --stdout nbs/index.ipynb | sed -E 's#\]\(([0-9][0-9a-z_]*\.ipynb)\)#](nbs/\1)#g' > README.md

@@ -104,11 +104,12 @@ def food_kitchen(seeds, run_folder):
     prepare(run); enrich(run); encode(run, ClipSettings(text_encoder="minilm"))
     data, rows, value = load_dataset(run.path/"prepare"), [], {}
     base, train = profile_settings(run, data)
+    long = replace(train, epochs=20, patience=4)                                # SASRec is cheap: it may go on until it has converged
     plan = [(how, seed, v) for seed in seeds for how in ("given", "leave-one-out") for v in ("item-knn", "sasrec", "llm-emf")]
     found = {how: {} for how in ("given", "leave-one-out")}
     for how, seed, v in plan:
         if v == "item-knn" and seed != seeds[0]: continue                       # nothing random in it but the 999 negatives
-        found[how].setdefault(v, []).append(ranks_of(f"food-kitchen, {how}", seed, data, make_split(data, how), run.path/"encode", v, base, train))
+        found[how].setdefault(v, []).append(ranks_of(f"food-kitchen, {how}", seed, data, make_split(data, how), run.path/"encode", v, base, long if v == "sasrec" else train))
     for how, tables in found.items():
         tables["item-knn"] = tables["item-knn"] * len(seeds)
         rows += study(f"food-kitchen, {how}", tables, "llm-emf", ["item-knn", "sasrec"], same_users=True)

@@ -288,7 +288,7 @@ def profile_settings(run: Run, dataset: Dataset) -> tuple: # ModelSettings, Trai
     "The settings of a profile, for a data set of a given size."
     large = dataset.n_items > 10_000
     model = ModelSettings(negatives=2048 if large else 0)
-    train = {"smoke": TrainSettings(epochs=1), "quick": TrainSettings(epochs=8 if large else 20), "paper": TrainSettings(epochs=40, patience=5)}[run.profile]
+    train = {"smoke": TrainSettings(epochs=1), "quick": TrainSettings(epochs=6 if large else 20), "paper": TrainSettings(epochs=40, patience=5)}[run.profile]
     return model, train
 
 def feature_stage(run: Run, variant: str) -> str:
