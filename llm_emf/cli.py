@@ -12,7 +12,7 @@ from pathlib import Path
 
 from fastcore.script import anno_parser, store_true
 
-from .core import PROFILES, InputError, open_run
+from .core import PROFILES, InputError, full_name, open_run
 
 # %% ../nbs/12_cli.ipynb #4e7a22e2
 def notebook_folder() -> Path:
@@ -47,10 +47,10 @@ def run_notebook(path, output, parameters: dict, stream=None) -> None:
 # %% ../nbs/12_cli.ipynb #542aece3
 def default_out(dataset: str, profile: str, seed: int) -> str:
     "The run folder when none is named: runs/<dataset>-<profile>-<seed>."
-    return f"runs/{Path(dataset).name or 'data'}-{profile}-{seed}"
+    return f"runs/{Path(dataset.replace(':', '-')).name or 'data'}-{profile}-{seed}"
 
 def reproduce(
-    dataset: str = "shop", # `shop` (embedded), or a folder with items.parquet and sequences.parquet
+    dataset: str = "shop", # `shop` (embedded), amazon2014:food-kitchen (2018, 2023; movie-book), or a folder: parquet, C2DSR's or RecBole's files
     profile: str = "quick", # smoke: it runs; quick: minutes; paper: all variants, longer training
     out: str = "", # the run folder; default runs/<dataset>-<profile>-<seed>
     seed: int = 0, # of everything random
@@ -65,7 +65,7 @@ def reproduce(
     notebooks, began = numbered_notebooks(), time.monotonic()
     for k, path in enumerate(notebooks, 1):
         print(f"[{k}/{len(notebooks)}, {time.monotonic() - began:.0f} s] {path.stem}", file=sys.stderr, flush=True)
-        parameters = dict(dataset=dataset if dataset == "shop" else str(Path(dataset).expanduser().resolve()), profile=profile, run=str(run.path), seed=seed, device=device)
+        parameters = dict(dataset=full_name(dataset), profile=profile, run=str(run.path), seed=seed, device=device)
         if limit is not None and "_llm" in path.stem: parameters["limit"] = limit
         run_notebook(path, run.path/"notebooks"/path.name, parameters, stream=sys.stderr)
     import pandas as pd
@@ -73,26 +73,23 @@ def reproduce(
     print(f"\n{short_table(pd.read_csv(run.path/'results.csv'))}\n\nReport: {run.path/'report.html'}")
 
 def prepare(
-    dataset: str = "shop", # `shop`, or a folder with items.parquet and sequences.parquet
+    dataset: str = "shop", # `shop`, amazon2014:food-kitchen (2018, 2023; movie-book), or a folder: parquet, C2DSR's or RecBole's files
     profile: str = "quick", # smoke, quick or paper
     out: str = "", # the run folder; default runs/<dataset>-<profile>-<seed>
     seed: int = 0, # of everything random
-    split: str = "", # given or leave-one-out; default: given where the data have one
-    knobs: str = "", # shop only: its settings, see notebook 01, e.g. "pictures=0 transfer=0.5 users=10000"
+    split: str = "", # given, leave-one-out, by-user or by-time; default: given where the data have one, else leave-one-out
+    source: str = "", # for a named set: the folder where its raw files are, or shall go; default raw/<name>
+    clean: str = "", # for raw files: cleaning rules, see notebook 01c, e.g. "core_user=10 window_days=0"
+    knobs: str = "", # for the shop: its knobs, see notebook 01, e.g. "pictures=0 transfer=0.5 users=10000"
 ):
-    "Stage 1: raw data to canonical tables, split and statistics. Begins a run folder; the later stages take it with --out."
+    "Stage 1: raw data to canonical tables, split, statistics and leak report. Begins a run folder; the later stages take it with --out."
+    from llm_emf.core import with_words
     from llm_emf.data import SHOP_USERS, prepare
+    from llm_emf.readers import CleanSettings
     from llm_emf.shop import ShopSettings
     if knobs and dataset != "shop": raise InputError("--knobs are the embedded shop's; leave them out, or use --dataset shop")
-    shop = None
-    if knobs:
-        given = dict(k.partition("=")[::2] for k in knobs.replace(",", " ").split())
-        fields = ShopSettings.__dataclass_fields__
-        if unknown := [k for k in given if k not in fields]: raise InputError(f"the shop has no knob {unknown[0]!r}; it has: {', '.join(fields)}")
-        try: values = {k: type(fields[k].default)(v) for k, v in given.items()}
-        except ValueError as e: raise InputError(f"--knobs {knobs!r}: {e}. Write name=number, with spaces between.") from None
-        shop = ShopSettings(**{"users": SHOP_USERS[profile] or ShopSettings.users} | values)
-    print(prepare(open_run(out or default_out(dataset, profile, seed), dataset, profile, seed), split, shop))
+    shop = with_words(ShopSettings(users=SHOP_USERS[profile] or ShopSettings.users), knobs) if knobs else None
+    print(prepare(open_run(out or default_out(dataset, profile, seed), dataset, profile, seed), split, shop, source, with_words(CleanSettings(), clean)))
 
 def _reopen(out, device="auto"):
     "Open the run folder that `prepare` began."
