@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['COMMANDS', 'notebook_folder', 'numbered_notebooks', 'run_notebook', 'default_out', 'reproduce', 'prepare', 'enrich',
-           'encode', 'train', 'evaluate', 'report', 'usage', 'main']
+           'pictures', 'encode', 'train', 'evaluate', 'report', 'usage', 'main']
 
 # %% ../nbs/12_cli.ipynb #881cb870
 import os, sys
@@ -112,6 +112,16 @@ def enrich(
     if no_cache: cache = cache or str(run.path/"fresh-llm-cache.sqlite")
     print(enrich(run, LLMSettings(model=model), limit, cache, use_packaged=not no_cache))
 
+def pictures(
+    out: str = "", # the run folder
+    concurrency: int = 16, # requests at a time
+    per_host: int = 8, # requests at a time to one server
+    all_missing: store_true = False, # try again also what is gone or no picture
+):
+    "Stage 2b, for catalogues with picture addresses: fetch what is missing into one file beside the run folder."
+    from llm_emf.clip import fetch_run_pictures
+    if not fetch_run_pictures(_reopen(out), concurrency=concurrency, per_host=per_host, all_missing=all_missing): print("nothing to fetch: all pictures are there, or the catalogue has no addresses")
+
 def encode(
     out: str = "", # the run folder
     clip: str = "", # an open_clip model, with weights after a slash: ViT-B-32/openai; default: what the data set suggests
@@ -169,7 +179,7 @@ def report(
     folder = report(run)
     print(f"{short_table(pd.read_csv(folder/'results.csv'))}\n\nReport: {run.path/'report.html'}")
 
-COMMANDS = (reproduce, prepare, enrich, encode, train, evaluate, report)
+COMMANDS = (reproduce, prepare, enrich, pictures, encode, train, evaluate, report)
 
 def usage() -> str:
     "The help of `llm-emf` itself."

@@ -5,10 +5,11 @@
 # %% auto #0
 __all__ = ['SMALL', 'MODALITIES', 'ClipSettings', 'small_clip_weights', 'load_clip', 'encode_pictures', 'encode_texts_clip',
            'sentence_encoder_folder', 'encode_texts_sentence', 'Features', 'save_features', 'load_features',
-           'FolderPictures', 'item_pictures', 'default_clip', 'encode', 'nearest']
+           'FolderPictures', 'FetchedPictures', 'picture_store', 'fetch_run_pictures', 'item_pictures', 'default_clip',
+           'encode', 'nearest']
 
 # %% ../nbs/04_clip.ipynb #627329fb
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from importlib import resources, util
 from pathlib import Path
 
@@ -20,6 +21,7 @@ from PIL import Image, UnidentifiedImageError
 
 from .core import InputError, Run, file_hash, open_run, pick_device, progress, read_json, repair_torchvision, run_stage, stage_summary, write_json
 from .data import load_dataset
+from .fetch import PictureStore, fetch_pictures
 from .llm import TEXTS, item_texts
 from .pictures import ShopPictures
 
@@ -138,15 +140,37 @@ def load_features(folder, n_items: int = None) -> Features:
 class FolderPictures:
     "Pictures as files: `pictures[item_id]` opens the one named in the catalogue."
     def __init__(self, items: pd.DataFrame, folder):
-        named = items[items["picture"].notna()]
+        named = items[items["picture"].fillna("") != ""]
         self.paths = {i: Path(folder)/p for i, p in zip(named["item_id"], named["picture"])}
     def __getitem__(self, item_id):
         with Image.open(self.paths[item_id]) as image: return image.convert("RGB")
 
+class FetchedPictures:
+    "Pictures of a store that `fetch_run_pictures` filled: `pictures[item_id]`."
+    def __init__(self, items: pd.DataFrame, store: PictureStore): self.asin, self.store = dict(zip(items["item_id"], items["asin"])), store
+    def __getitem__(self, item_id): return self.store[self.asin[item_id]]
+
+def picture_store(run: Run) -> Path:
+    "Where a run's fetched pictures are: beside the run folder, shared by all runs of the data set."
+    return run.path.parent/f"pictures-{Path(run.dataset.replace(':', '-')).name}.sqlite"
+
+def fetch_run_pictures(run: Run, **options) -> dict: # reason → how many
+    "Fetch the pictures whose addresses stand in a prepared catalogue; what is there is not fetched again."
+    items = load_dataset(run.path/"prepare").items
+    urls = {a: u for a, u in zip(items["asin"], items["picture"]) if isinstance(u, str) and u.startswith(("http://", "https://"))} if "picture" in items else {}
+    if not urls: return {}
+    store = PictureStore(picture_store(run))
+    count = fetch_pictures(urls, store, **options)
+    print(f"pictures: {len(store):,} of {len(items):,} items have one; now: " + (", ".join(f"{k} {v:,}" for k, v in sorted(count.items())) or "nothing was missing"))
+    store.close()
+    return count
+
 def item_pictures(run: Run, items: pd.DataFrame, pixels: int = 64):
     "The pictures of a run's catalogue; None where it has none."
     if run.dataset == "shop": return ShopPictures(items, pixels)
-    return FolderPictures(items, Path(run.dataset).expanduser()) if "picture" in items.columns else None
+    if picture_store(run).exists(): return FetchedPictures(items, PictureStore(picture_store(run)))
+    files = "picture" in items.columns and not items["picture"].astype(str).str.startswith(("http://", "https://")).any() and items["picture"].fillna("").ne("").any()
+    return FolderPictures(items, Path(run.dataset).expanduser()) if files else None
 
 def default_clip(run: Run) -> ClipSettings:
     "What a data set suggests: the small CLIP for the embedded shop, MiniLM for real titles."
@@ -182,7 +206,8 @@ def encode(
 
     inputs = [run.path/"prepare/items.parquet", enriched_file]
     if s.clip == SMALL and needs_clip: inputs.append(small_clip_weights())
-    return run_stage(run, "encode-title" if s.text == "title" else "encode", make, s, inputs)
+    settings = asdict(s) | ({"fetched pictures": len(pictures.store)} if isinstance(pictures, FetchedPictures) else {})
+    return run_stage(run, "encode-title" if s.text == "title" else "encode", make, settings, inputs)
 
 # %% ../nbs/04_clip.ipynb #2f75ef59
 def nearest(vectors, rows, k: int = 5) -> np.ndarray: # (rows, k) row numbers

@@ -146,6 +146,7 @@ def fetch_pictures(
     concurrency: int = 16, per_host: int = 8, # requests at a time, in all and to one server
     tries: int = 3, timeout: float = 20.0, # seconds
     pause: float = 1.0, # seconds after the first failure, doubled after each further one
+    give_up: int = 200, # stop if so many addresses in a row, from the first on, give no answer at all: then there is no network
     all_missing: bool = False, # try addresses again that gave no picture for good reasons (gone, not a picture)
 ) -> dict: # reason → how many, of this call; `fetched` for success
     "Fetch what is missing. Every picture is kept as it arrives; a killed run goes on where it was."
@@ -169,6 +170,9 @@ def fetch_pictures(
     with ThreadPoolExecutor(concurrency) as pool:
         # a few hundred at a time, so that neither futures nor pictures pile up
         for k in progress(range(0, len(todo), 256), "fetching pictures", unit="×256"):
+            if k >= give_up and set(r for r in count if r.startswith("no answer")) == set(count):
+                count["not tried: no server answers"] = len(todo) - k
+                break
             rows = [f.result() for f in as_completed([pool.submit(one, *t) for t in todo[k:k + 256]])]
             store.put(rows)
             for r in rows: count[r[3] or "fetched"] = count.get(r[3] or "fetched", 0) + 1

@@ -195,6 +195,8 @@ def report(run: Run) -> Path: # the stage's folder; report.html and results.csv 
             weights = pd.DataFrame({d: {NAMES[k.split(",")[0][7:]]: f"{v:.3f}" for k, v in last.items() if k.startswith("weight ") and k.endswith(f", {d}")} for d in data.domains})
             page += ["<h3>Fusion weights learnt by LLM-EMF, at its best epoch</h3>", _html(weights)]
         page += ["<h2>Whom it serves</h2>", _image(plot_by_length(run, ranks), folder/"by_length.png"), "<h2>The data</h2>", _html(statistics)]
+        for table, title in (("leaks", "What the split lets through"), ("steps", "From raw lines to sequences"), ("published", "Beside the published set")):
+            if (file := run.path/"prepare"/f"{table}.csv").exists(): page += [f"<h3>{title}</h3>", pd.read_csv(file).to_html(border=0, na_rep="", index=False)]
         (folder/"report.html").write_text(f"<!doctype html><html lang=en><meta charset=utf-8><title>LLM-EMF on {html.escape(data.name)}</title><style>{STYLE}</style><body>{''.join(page)}</body></html>", encoding="utf-8")
         return {"figures": len(results), "methods": len(ranks)}
 

@@ -39,7 +39,7 @@ class TrainSettings:
     clip_norm: float = 5.0 # of the whole gradient
     batch_tokens: int = 512 # purchases in a batch, padding included; on food-kitchen larger batches learnt more slowly per epoch (valid MRR after 3 epochs: 1.4% with 4096, 3.8% with 768, 5.3% with 512)
     precision: str = "no" # `no` (float32), `bf16` or `fp16`: accelerate's mixed precision
-    compile: bool = False # torch.compile; batches differ in shape, so it pays on a GPU and with many steps only
+    compile: bool = False # torch.compile. Batches differ in shape, so it compiles for minutes before the first step (two on a CPU); for long runs on a GPU
     sparse_ids: int = 200_000 # from so many items on, and with sampled negatives, the id table has sparse gradients and lazy Adam moments; see below
     save_minutes: float = 5.0 # a resumable checkpoint at least so often, and after each epoch
 
@@ -160,7 +160,7 @@ def clip_gradients(parameters, max_norm: float) -> float: # the norm before
     torch._foreach_mul_(values, (max_norm / (norm + 1e-6)).clamp(max=1.0))
     return norm
 
-# %% ../nbs/08_train.ipynb #20b305a6
+# %% ../nbs/08_train.ipynb #399d1180
 def learning_rate(step: int, warm: int, total: int, s: TrainSettings) -> float:
     "Linear warm-up, then a cosine from the peak down to a tenth of it."
     if step < warm: return s.learning_rate * (step + 1) / warm
@@ -257,7 +257,7 @@ def fit(
     model.load_state_dict(best_weights if best_weights is not None else load_file(best))
     return pd.DataFrame(state["history"])
 
-# %% ../nbs/08_train.ipynb #528068d4
+# %% ../nbs/08_train.ipynb #5d6ddb99
 def save_model(model: LLMEMF, folder) -> None:
     "Write weights and settings."
     save_file({k: v.detach().cpu().contiguous() for k, v in model.state_dict().items()}, Path(folder)/"model.safetensors")
@@ -274,7 +274,7 @@ def load_model(folder, features: Features = None) -> LLMEMF: # in eval mode
     model.load_state_dict(load_file(folder/"model.safetensors"))
     return model.eval()
 
-# %% ../nbs/08_train.ipynb #5d6ddb99
+# %% ../nbs/08_train.ipynb #85f32a37
 def slug(variant: str) -> str:
     "A variant's name as a folder's name."
     return re.sub(r"[^a-z0-9+]+", "-", variant.lower()).strip("-")
