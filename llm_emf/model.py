@@ -204,8 +204,11 @@ def sampled_log_likelihood(
     "An estimate of log P(target) from shared negatives; a negative that is the target is left out."
     positive = (q * k_target).sum(1)
     logits = q @ k_negative.T
-    logits = (logits.to(torch.promote_types(logits.dtype, torch.float32)) - log_nq).masked_fill(target[:, None] == negative, -torch.inf)
-    return positive - torch.logaddexp(positive, logits.logsumexp(1))
+    logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+    hit = torch.nonzero(torch.isin(target, negative))[:, 0]                     # few targets are among the negatives: the mask is made for them alone
+    row, column = torch.nonzero(target[hit, None] == negative, as_tuple=True)
+    logits = logits.index_put_((hit[row], column), logits.new_tensor(-torch.inf))
+    return positive - torch.logaddexp(positive, logits.logsumexp(1) - log_nq)   # log_nq is the same for all: it may leave the sum
 
 @patch
 def log_likelihoods(self: LLMEMF, items: Tensor, moments: Moments, negatives=None) -> tuple: # (moments, 3) own, other, both, 0 where there is no state; (moments, 3) bool: is there one?
