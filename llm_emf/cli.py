@@ -100,17 +100,27 @@ def _reopen(out, device="auto"):
 
 def enrich(
     out: str = "", # the run folder
-    model: str = "smollm2", # smollm2 (offline) or a causal language model's name on the Hugging Face hub
+    model: str = "smollm2", # smollm2 (offline), a causal language model's name on the Hugging Face hub, or a name that the server knows
     limit: int = None, # ask about at most so many items, the most bought first; -1: all; default: the profile's
     cache: str = None, # file of the answers; default llm-cache.sqlite beside the run folder
     no_cache: store_true = False, # leave out the answers that ship with the package: the model answers anew
+    base_url: str = "", # an OpenAI-compatible server, e.g. http://127.0.0.1:8000/v1; its key is read from the environment variable OPENAI_API_KEY
+    backend: str = "", # more about who answers, see notebook 03, e.g. "concurrency=16 per_minute=300 price_in=0.5 price_out=2"
+    budget: float = 0.0, # USD that must not be exceeded; needs prices in --backend
+    dry_run: store_true = False, # say what it would take in tokens, hours and USD, and ask nothing (but a few, to time a model in this process)
     device: str = "auto", # auto, cpu, cuda
 ):
     "Stage 2: ask the language model about the items. Answers are kept as they arrive; nothing is asked twice."
-    from llm_emf.llm import LLMSettings, enrich
-    run = _reopen(out, device)
+    from llm_emf.core import with_words
+    from llm_emf.llm import BackendSettings, LLMSettings, enrich, estimate, item_prompts, open_cache, run_items
+    run, who = _reopen(out, device), with_words(BackendSettings(base_url=base_url, budget=budget), backend)
+    if budget and not (who.price_in or who.price_out): raise InputError('--budget needs prices: --backend "price_in=0.5 price_out=2" (USD a million tokens)')
     if no_cache: cache = cache or str(run.path/"fresh-llm-cache.sqlite")
-    print(enrich(run, LLMSettings(model=model), limit, cache, use_packaged=not no_cache))
+    if dry_run:
+        items, _, limit, facts = run_items(run, limit)
+        found = estimate(item_prompts(items, LLMSettings(model=model), limit, facts)[1], open_cache(run, cache, not no_cache), LLMSettings(model=model), who, device)
+        return print("\n".join(f"{k:>14}: {v:,}" if isinstance(v, int) else f"{k:>14}: {'not known; ask a few with --limit first' if v is None else v}" for k, v in found.items()))
+    print(enrich(run, LLMSettings(model=model), limit, cache, use_packaged=not no_cache, backend=who))
 
 def pictures(
     out: str = "", # the run folder
