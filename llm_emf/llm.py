@@ -258,7 +258,7 @@ class ServerLLM:
 
     def _answer(self, client, prompt) -> dict:
         from tenacity import Retrying, retry_if_exception_type, stop_after_attempt, wait_exponential_jitter
-        growing = wait_exponential_jitter(initial=0.5, max=30, jitter=1)
+        growing = wait_exponential_jitter(multiplier=0.5, max=30, jitter=1)
         def pause(state):
             said = str(getattr(state.outcome.exception(), "wait", ""))
             return min(float(said), 60) + random.random() if said.replace(".", "", 1).isdigit() else growing(state)
