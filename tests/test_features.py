@@ -1,0 +1,147 @@
+"The feature store: equal to direct calls, complete after a kill, honest about what is missing."
+import io
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from llm_emf.clip import ClipSettings, Features, encode, encode_pictures, encode_texts_clip, load_clip, load_features
+from llm_emf.core import open_run, set_seed
+from llm_emf.data import load_dataset, load_split, prepare
+from llm_emf.llm import enrich
+from llm_emf.model import LLMEMF, ModelSettings
+from llm_emf.pictures import ShopPictures
+from llm_emf.shop import make_catalogue
+
+
+@pytest.mark.parametrize("architecture", ["llm-emf-small", "ViT-S-32-alt"])
+def test_features_are_those_of_a_direct_call(architecture, tmp_path):
+    import open_clip
+    name = architecture
+    if architecture != "llm-emf-small":                                         # another architecture, with weights from a local file
+        torch.manual_seed(0)
+        model, _, _ = load_clip(architecture, "cpu", random=True)
+        from safetensors.torch import save_file
+        save_file({k: v.contiguous().clone() for k, v in model.state_dict().items()}, tmp_path/"w.safetensors")
+        name = f"{architecture}/{tmp_path/'w.safetensors'}"
+    model, preprocess, tokenizer = load_clip(name, "cpu")
+    items = make_catalogue().sample(24, random_state=1)
+    pictures, titles = ShopPictures(items, 64), items["title"].tolist()
+    items_shown = items[items["shown"].isin(items["item_id"])]["item_id"].tolist()
+    v, kept, _ = encode_pictures(pictures, items_shown, model, preprocess, batch_size=5, device="cpu")
+    t = encode_texts_clip(titles, model, tokenizer, batch_size=7, device="cpu")
+    direct = open_clip.get_tokenizer(architecture)
+    with torch.inference_mode():
+        dv = model.encode_image(torch.stack([preprocess(pictures[i]) for i in items_shown]))
+        dt = model.encode_text(direct(titles))
+    assert kept.all() and len(items_shown) > 15
+    assert np.abs(v - (dv / dv.norm(dim=1, keepdim=True)).numpy()).max() < 1e-5
+    assert np.abs(t - (dt / dt.norm(dim=1, keepdim=True)).numpy()).max() < 1e-5
+
+
+FILL = """
+import sys
+import numpy as np
+from llm_emf.clip import VectorStore, encode_missing, row_key
+keys = [row_key(f"item {k}") for k in range(100_000)]
+store = VectorStore(sys.argv[1], {"model": "demo"}, 128)
+def compute(numbers):
+    print(numbers[0], flush=True)
+    return np.random.default_rng(int(numbers[0])).standard_normal((len(numbers), 128)).astype(np.float32) * 0 + numbers[:, None], np.ones(len(numbers), bool)
+encode_missing(store, keys, compute, block=500)
+"""
+
+
+def test_a_hundred_thousand_rows_survive_a_kill_and_open_at_once(tmp_path):
+    from llm_emf.clip import VectorStore, row_key
+    script = tmp_path/"fill.py"
+    script.write_text(FILL)
+    for _ in range(3):
+        process = subprocess.Popen([sys.executable, str(script), str(tmp_path/"store")], stdout=subprocess.PIPE, text=True)
+        for _ in range(20): process.stdout.readline()
+        process.send_signal(signal.SIGKILL)
+        process.communicate()
+    store = VectorStore(tmp_path/"store", {"model": "demo"}, 128)
+    assert 0 < len(store) < 100_000
+    subprocess.run([sys.executable, str(script), str(tmp_path/"store")], check=True, capture_output=True)
+    took = []
+    for _ in range(5):
+        began = time.perf_counter()
+        store = VectorStore(tmp_path/"store", {"model": "demo"}, 128)
+        took.append(time.perf_counter() - began)
+    assert len(store) == 100_000 and min(took) < .05, took
+    some = np.random.default_rng(0).choice(100_000, 1000, replace=False)
+    assert (store.rows([row_key(f"item {k}") for k in some])[:, 5] == some).all()
+
+
+def damaged_catalogue(folder, n=300):
+    "A data set of files: 30% of the pictures missing, 5% corrupt in twelve ways, 1% of the titles empty."
+    rng = np.random.default_rng(0)
+    catalogue = make_catalogue().groupby("domain").head(n // 2).reset_index(drop=True)
+    pictures = ShopPictures(make_catalogue(), 64)
+    (folder/"pictures").mkdir(parents=True)
+    state = np.full(n, "good", dtype=object)
+    order = rng.permutation(n)
+    state[order[:int(.3 * n)]], state[order[int(.3 * n):int(.35 * n)]] = "missing", "corrupt"
+    def png(i): return pictures.png(i)
+    spoil = [lambda b: b[:len(b) // 2], lambda b: b"", lambda b: b"<html>not found</html>", lambda b: b"\x00" * 500, lambda b: b[8:], lambda b: b[:8], lambda b: b"GIF89a" + b"\xff" * 20,
+             lambda b: b"\xff\xd8\xff\xe0" + b"\x00" * 40, lambda b: b[:33], lambda b: b"RIFF\x00\x00\x00\x00WEBP", lambda b: b"%PDF-1.4", lambda b: bytes(reversed(b))]
+    names, kind = [], 0
+    for i, s in zip(catalogue["item_id"], state):
+        if s == "missing": names.append(None); continue
+        body = png(int(i))
+        if s == "corrupt": body = spoil[kind % len(spoil)](body); kind += 1
+        (folder/"pictures"/f"{i}.png").write_bytes(body)
+        names.append(f"pictures/{i}.png")
+    assert kind >= 12
+    titles = catalogue["title"].to_numpy(dtype=object)
+    empty = order[-max(1, n // 100):]
+    titles[empty] = ""
+    items = pd.DataFrame({"item": catalogue["item_id"], "domain": catalogue["domain"], "title": titles, "picture": names, "asin": catalogue["asin"]})
+    ids = catalogue["item_id"].to_numpy()
+    sequences = pd.DataFrame({"user": [f"u{k}" for k in range(120)], "items": [rng.choice(ids, 8, replace=False) for _ in range(120)]})
+    items.to_parquet(folder/"items.parquet"); sequences.to_parquet(folder/"sequences.parquet")
+    return state, empty
+
+
+def test_a_damaged_catalogue_is_counted_and_does_no_harm(tmp_path):
+    state, empty = damaged_catalogue(tmp_path/"data")
+    run = open_run(tmp_path/"runs"/"r", str(tmp_path/"data"), "smoke", 0, "cpu")
+    prepare(run)
+    enrich(run, limit=0)
+    folder = encode(run, ClipSettings())
+    data = load_dataset(run.path/"prepare")
+    f = load_features(folder, data.items)
+    good = (state == "good")
+    assert f.has["img"][1:].tolist() == good.tolist() and f.has["tex"][1:].sum() == len(good) - len(empty)
+    rejected = pd.read_parquet(folder/"rejected.parquet")
+    assert set(rejected["item_id"]) == set(np.flatnonzero(~good) + 1) and rejected["reason"].str.len().gt(3).all()
+    # items that have everything: the same vectors, and the same scores among themselves, as in a catalogue without damage
+    full = Features({m: np.array(v) for m, v in f.vectors.items()}, {m: np.ones_like(h) for m, h in f.has.items()})
+    for m in full.vectors: full.vectors[m][1:][~f.has[m][1:]] = 7.0              # whatever stands there must not matter
+    complete = torch.from_numpy(f.has["img"] & f.has["tex"])
+    set_seed(0)
+    settings = ModelSettings(d=16, hidden=16, layers=1)
+    damaged = LLMEMF(settings, data.n_items, data.n_x, {m: np.array(v) for m, v in f.vectors.items()}, f.has).eval()
+    nonsense = LLMEMF(settings, data.n_items, data.n_x, full.vectors, f.has).eval()
+    nonsense.load_state_dict(damaged.state_dict())
+    history = torch.from_numpy(load_dataset(run.path/"prepare").item[:8].astype(np.int64))[None]
+    for domain in (0, 1):
+        assert torch.allclose(damaged.scores(history, domain), nonsense.scores(history, domain), atol=1e-6)
+    keys = damaged.keys(torch.nonzero(complete)[:, 0][:20], 0).view(20, 3, 16).norm(dim=-1)
+    assert torch.allclose(keys, damaged.fusion_weights()[0].expand(20, 3), atol=1e-5), "complete items keep the plain weights"
+    # a second catalogue with one changed title and one more item computes two rows
+    items = pd.read_parquet(tmp_path/"data"/"items.parquet")
+    items.loc[0, "title"] = "Another Thing Altogether"
+    items.to_parquet(tmp_path/"data"/"items.parquet")
+    again = open_run(tmp_path/"runs"/"again", str(tmp_path/"data"), "smoke", 0, "cpu")
+    prepare(again); enrich(again, limit=0)
+    encode(again, ClipSettings())
+    assert json.loads((again.path/"encode"/"manifest.json").read_text())["summary"]["computed now"] <= 1 + (~good).sum() + 1
