@@ -7,7 +7,7 @@ __all__ = ['PAIRS', 'ADDRESSES', 'HUB_2023', 'PIXELS', 'BYTES', 'AREA', 'parse_n
            'PictureStore', 'fetch_pictures']
 
 # %% ../nbs/01d_fetch.ipynb #f5bfbae0
-import io, random, sqlite3, threading, time
+import io, os, random, sqlite3, threading, time
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -100,20 +100,25 @@ def small_jpeg(body: bytes, pixels: int = PIXELS) -> bytes:
 class PictureStore:
     "Pictures in one file: `store[asin]` is an image."
     def __init__(self, path):
-        self.path = Path(path)
+        self.path, self._db, self._pid = Path(path), None, None
         self.path.parent.mkdir(parents=True, exist_ok=True)
         try:
-            self.db = sqlite3.connect(self.path, timeout=60, check_same_thread=False)
             self.db.execute("PRAGMA journal_mode=WAL")
             self.db.execute("CREATE TABLE IF NOT EXISTS pictures (asin TEXT PRIMARY KEY, url TEXT, jpeg BLOB, reason TEXT, later INTEGER)")
         except sqlite3.DatabaseError as e: raise InputError(f"{path} cannot be used as a picture store ({e})") from None
-    def put(self, rows): # of (asin, url, jpeg or None, reason, later)
-        with self.db: self.db.executemany("INSERT OR REPLACE INTO pictures VALUES (?, ?, ?, ?, ?)", rows)
-    def __getitem__(self, asin):
+    @property
+    def db(self): # a connection of this process: a worker that was forked must not use its parent's
+        if self._pid != os.getpid(): self._db, self._pid = sqlite3.connect(self.path, timeout=60, check_same_thread=False), os.getpid()
+        return self._db
+    def __getstate__(self): return {"path": self.path, "_db": None, "_pid": None}
+    def bytes_of(self, asin) -> bytes: # raises KeyError or OSError where there is no picture
         row = self.db.execute("SELECT jpeg, reason FROM pictures WHERE asin = ?", (asin,)).fetchone()
         if row is None: raise KeyError(f"no picture of {asin} has been fetched")
         if row[0] is None: raise OSError(row[1])
-        return Image.open(io.BytesIO(row[0]))
+        return row[0]
+    def __getitem__(self, asin): return Image.open(io.BytesIO(self.bytes_of(asin)))
+    def put(self, rows): # of (asin, url, jpeg or None, reason, later)
+        with self.db: self.db.executemany("INSERT OR REPLACE INTO pictures VALUES (?, ?, ?, ?, ?)", rows)
     def __len__(self): return self.db.execute("SELECT count(*) FROM pictures WHERE jpeg IS NOT NULL").fetchone()[0]
     def done(self, all_missing=False) -> set: # asins that need no request
         return {a for a, in self.db.execute("SELECT asin FROM pictures WHERE jpeg IS NOT NULL" + ("" if all_missing else " OR later = 0"))}

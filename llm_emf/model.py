@@ -35,6 +35,7 @@ class ModelSettings:
     lambda2: float = 1.0 # weight of the merged sequence. The re-implementation has 0.1; 1.0 was better on food-kitchen's valid users (MRR 10.0% against 9.7%; seed 0)
     fusion: str = "learnt" # `learnt` or `fixed` (equal) weights of the modalities. [open]
     fusion_per_domain: bool = True # whether X and Y learn weights of their own. [open]
+    missing: str = "renormalise" # an item without a picture or text: `renormalise` gives its weight to the modalities it has; `placeholder` compares with a learnt vector in its stead. [open]
     temperature: float = 0.08 # at the start if learnt. [open]
     learn_temperature: bool = True # [open]
     loss: str = "target" # `target`: each target is predicted from S^X, S^Y and S^{X+Y} (the forerunners' reading); `sequence`: each sequence predicts its own next item (the re-implementation's); `mixture`: the log-likelihood of the decision rule itself (ours)
@@ -45,6 +46,7 @@ class ModelSettings:
         if not self.modalities or set(self.modalities) - {"id", "img", "tex"}: raise InputError(f"modalities must be some of id, img, tex, not {self.modalities}")
         if not self.own + self.lambda1 + self.lambda2 > 0: raise InputError("own, lambda1 and lambda2 are all zero: no sequence is left to predict from")
         if self.loss not in LOSSES: raise InputError(f"unknown loss {self.loss!r}; choose one of {', '.join(LOSSES)}")
+        if self.missing not in ("renormalise", "placeholder"): raise InputError(f"unknown way with missing modalities {self.missing!r}; choose renormalise or placeholder")
         if self.fusion not in ("learnt", "fixed"): raise InputError(f"unknown fusion {self.fusion!r}; choose learnt or fixed")
 
 LOSSES = ("target", "sequence", "mixture")
@@ -153,9 +155,13 @@ def fusion_weights(self: LLMEMF) -> Tensor: # (2, modalities)
 @patch
 def keys(self: LLMEMF, item_ids: Tensor, domain: int) -> Tensor: # (n,) → (n, modalities · d)
     "The candidates' side of the fused similarity."
-    weight = self.fusion_weights()[domain][:, None] * self.available[:, item_ids]
-    weight = weight / weight.sum(0)
-    return torch.cat([w[:, None] * F.normalize(self._raw(m, item_ids), dim=-1) for w, m in zip(weight, self.modalities)], dim=-1)
+    weight, there = self.fusion_weights()[domain][:, None].expand(-1, len(item_ids)), self.available[:, item_ids]
+    raw = [self._raw(m, item_ids) for m in self.modalities]
+    if self.settings.missing == "renormalise":
+        weight = weight * there
+        weight = weight / weight.sum(0)
+    else: raw = [r if m == "id" else torch.where(t[:, None] > 0, r, self.missing[m]) for r, m, t in zip(raw, self.modalities, there)]
+    return torch.cat([w[:, None] * F.normalize(r, dim=-1) for w, r in zip(weight, raw)], dim=-1)
 
 # %% ../nbs/06_model.ipynb #7ce8ac22
 @patch

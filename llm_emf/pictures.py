@@ -158,6 +158,9 @@ class ShopPictures:
     def __getitem__(self, item_id: int) -> Image.Image:
         row = self.rows.loc[self.rows.at[item_id, "shown"]]
         return draw_item(*(int(row[a]) for a in ("category", "colour", "pattern", "size")), variation=int(item_id), pixels=self.pixels)
+    def key(self, item_id: int) -> bytes:
+        "What the picture depends on: equal keys, equal pictures."
+        return repr(("shop picture 1", self.pixels, int(item_id), *map(int, self.rows.loc[self.rows.at[item_id, "shown"]]))).encode()
     def png(self, item_id: int) -> bytes:
         "The picture as the bytes of a PNG file."
         out = io.BytesIO(); self[item_id].save(out, "PNG"); return out.getvalue()

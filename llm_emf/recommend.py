@@ -65,5 +65,5 @@ def load_recommender(run_folder, variant: str = "llm-emf", device="auto") -> Rec
     if not (folder/"prepare").exists(): raise InputError(f"{folder} is not a finished run: it has no folder prepare. Make one with llm-emf reproduce.")
     data = load_dataset(folder/"prepare")
     store = folder/feature_stage(None, variant)
-    model = load_model(folder/f"train-{slug(variant)}", load_features(store, data.n_items) if variant != "id" and store.exists() else None)
+    model = load_model(folder/f"train-{slug(variant)}", load_features(store, data.items) if variant != "id" and store.exists() else None)
     return Recommender(model.to(pick_device(device)), data)

@@ -141,9 +141,9 @@ def plot_by_length(run: Run, ranks: dict):
     return fig
 
 # %% ../nbs/11_report.ipynb #09a86cbd
-STYLE = """body{font:16px/1.5 Georgia,serif;max-width:1000px;margin:2em auto;padding:0 1em;color:#222}h1,h2,th,td,.small{font-family:system-ui,sans-serif}
+STYLE = """body{font:16px/1.5 Georgia,serif;max-width:1000px;margin:2em auto;padding:0 1em;color:#222}h1,h2,h3,th,td,.small{font-family:system-ui,sans-serif}
 table{border-collapse:collapse;margin:1em 0;font-size:14px}th,td{padding:.3em .7em;border-bottom:1px solid #ddd;text-align:right}th:first-child{text-align:left}
-thead th{border-bottom:2px solid #555}img{max-width:100%}.note{background:#f6f2e8;border-left:4px solid #c9a24a;padding:.6em 1em}.small{color:#666;font-size:13px}"""
+.words td,.words th{text-align:left}thead th{border-bottom:2px solid #555}img{max-width:100%}.note{background:#f6f2e8;border-left:4px solid #c9a24a;padding:.6em 1em}.small{color:#666;font-size:13px}"""
 
 def _image(fig, file: Path) -> str:
     fig.savefig(file, dpi=130); plt.close(fig)
@@ -196,7 +196,7 @@ def report(run: Run) -> Path: # the stage's folder; report.html and results.csv 
             page += ["<h3>Fusion weights learnt by LLM-EMF, at its best epoch</h3>", _html(weights)]
         page += ["<h2>Whom it serves</h2>", _image(plot_by_length(run, ranks), folder/"by_length.png"), "<h2>The data</h2>", _html(statistics)]
         for table, title in (("leaks", "What the split lets through"), ("steps", "From raw lines to sequences"), ("published", "Beside the published set")):
-            if (file := run.path/"prepare"/f"{table}.csv").exists(): page += [f"<h3>{title}</h3>", pd.read_csv(file).to_html(border=0, na_rep="", index=False)]
+            if (file := run.path/"prepare"/f"{table}.csv").exists(): page += [f"<h3>{title}</h3>", pd.read_csv(file).to_html(border=0, na_rep="", index=False, classes="words")]
         (folder/"report.html").write_text(f"<!doctype html><html lang=en><meta charset=utf-8><title>LLM-EMF on {html.escape(data.name)}</title><style>{STYLE}</style><body>{''.join(page)}</body></html>", encoding="utf-8")
         return {"figures": len(results), "methods": len(ranks)}
 

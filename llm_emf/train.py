@@ -132,7 +132,7 @@ def load_checkpoint(path, model, optimisers) -> dict: # the state; None if there
             tensors = load_file(file)
             with safe_open(file, framework="pt") as f: state = json.loads(f.metadata()["state"])
         except (SafetensorError, OSError, ValueError) as e:
-            print(f"the checkpoint {file} is damaged ({e}); trying the one before")
+            print(f"the checkpoint {Path(file).name} is damaged ({e}); trying the one before")
             continue
         model.load_state_dict({k[6:]: v for k, v in tensors.items() if k.startswith("model.")})
         moments = [{} for _ in optimisers]
@@ -309,7 +309,7 @@ def train(
     inputs = [run.path/"prepare"] + ([store] if set(m.modalities) - {"id"} else [])
 
     def make(folder):
-        features = load_features(store, data.n_items) if len(inputs) > 1 else Features({}, {})
+        features = load_features(store, data.items) if len(inputs) > 1 else Features({}, {})
         set_seed(derive(run.seed, "weights"))
         model = LLMEMF(m, data.n_items, data.n_x, features.vectors, features.has)
         processes.wait_for_everyone()                                           # the partial folder is there now
@@ -332,7 +332,7 @@ def evaluate(run: Run, variant: str = "llm-emf") -> Path: # the stage's folder
     negatives = draw_stage(run, data, split)
     def make(folder):
         device = pick_device(run.device)
-        model = load_model(trained, load_features(run.path/feature_stage(run, variant), data.n_items) if set(variant_settings(variant).modalities) - {"id"} else None).to(device)
+        model = load_model(trained, load_features(run.path/feature_stage(run, variant), data.items) if set(variant_settings(variant).modalities) - {"id"} else None).to(device)
         ranks = rank_cases(model_scorer(model), data, split["test"], run.seed, model.settings.max_length, device=device, what=variant, negatives=load_negatives(negatives, data),
                            exclude_seen=excludes_seen(data, split["train"]))
         ranks.to_parquet(folder/"ranks.parquet", index=False)

@@ -23,7 +23,6 @@ from llm_emf.shop import make_catalogue
 
 @pytest.mark.parametrize("architecture", ["llm-emf-small", "ViT-S-32-alt"])
 def test_features_are_those_of_a_direct_call(architecture, tmp_path):
-    import open_clip
     name = architecture
     if architecture != "llm-emf-small":                                         # another architecture, with weights from a local file
         torch.manual_seed(0)
@@ -37,6 +36,7 @@ def test_features_are_those_of_a_direct_call(architecture, tmp_path):
     items_shown = items[items["shown"].isin(items["item_id"])]["item_id"].tolist()
     v, kept, _ = encode_pictures(pictures, items_shown, model, preprocess, batch_size=5, device="cpu")
     t = encode_texts_clip(titles, model, tokenizer, batch_size=7, device="cpu")
+    import open_clip                                                            # after load_clip, which repairs torchvision where that is needed
     direct = open_clip.get_tokenizer(architecture)
     with torch.inference_mode():
         dv = model.encode_image(torch.stack([preprocess(pictures[i]) for i in items_shown]))
