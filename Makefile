@@ -55,7 +55,7 @@ quality: $(READY)
 	@for d in shop food-kitchen; do echo "== quality on $$d"; $(BIN)/python benchmarks/quality.py $$d || exit 1; done
 
 readme: $(READY)
-	@$(BIN)/jupyter-nbconvert --to markdown --log-level ERROR --stdout nbs/index.ipynb | sed -E 's#\]\(([0-9][0-9a-z_]*\.ipynb)\)#](nbs/\1)#g' > README.md
+	@$(BIN)/jupyter-nbconvert --to markdown --TemplateExporter.exclude_output=True --log-level ERROR --stdout nbs/index.ipynb | sed -E 's#\]\(([0-9][0-9a-z_]*\.ipynb)\)#](nbs/\1)#g' > README.md
 	@echo "README.md is made from nbs/index.ipynb"
 
 clean:
