@@ -196,7 +196,8 @@ class CleanSettings:
     most_purchases: int = 1000 # users with more are not people; 0: no such rule
     most_a_day: int = 50 # likewise for one day
     core_user: int = 5 # purchases a user must have, over both domains
-    core_item: int = 5 # purchases an item must have; both cores are applied again and again until they hold
+    core_user_each: int = 1 # purchases a user must have in each domain, where `users` is both
+    core_item: int = 5 # purchases an item must have; the cores are applied again and again until all hold
     users: str = "both" # `both`: users who bought in both domains; `either`: all
     window_days: int = 365 # histories are cut where this much time has passed since the sequence's first purchase; 0: never
     each_domain: int = 3 # purchases a sequence must have in each domain
@@ -208,13 +209,15 @@ class CleanSettings:
 
 def _count(values, n): return np.bincount(values, minlength=n)
 
-def core(p: Purchases, k_user: int, k_item: int) -> np.ndarray: # mask of purchases
-    "The largest set in which every user has `k_user` purchases and every item `k_item`."
-    keep = np.ones(len(p.user), dtype=bool)
+def core(p: Purchases, k_user: int, k_item: int, k_each: int = 0) -> np.ndarray: # mask of purchases
+    "The largest set in which every user has `k_user` purchases, `k_each` of them in each domain, and every item `k_item`."
+    keep, is_y = np.ones(len(p.user), dtype=bool), (p.items["domain"].to_numpy() == p.domains[1])[p.item]
     while True:
         at = np.flatnonzero(keep)
         user, item = p.user[at], p.item[at]
         good = (_count(user, len(p.users))[user] >= k_user) & (_count(item, len(p.items))[item] >= k_item)
+        if k_each:
+            for y in (False, True): good &= _count(user[is_y[at] == y], len(p.users))[user] >= k_each
         if good.all(): return keep
         keep[at[~good]] = False
 
@@ -232,12 +235,9 @@ def clean(p: Purchases, s: CleanSettings = CleanSettings()) -> Purchases:
         _, day, count = np.unique(p.user * np.int64(100_000) + p.time // 86400, return_inverse=True, return_counts=True)
         bots = np.unique(p.user[count[day] > s.most_a_day])
         p = p.keep(~np.isin(p.user, bots), f"no user with more than {s.most_a_day} on a day")
-    is_y = (p.items["domain"].to_numpy() == p.domains[1])
-    def both(p): return (_count(p.user[~is_y[p.item]], len(p.users)) > 0) & (_count(p.user[is_y[p.item]], len(p.users)) > 0)
-    if s.users == "both": p = p.keep(both(p)[p.user], "users bought in both domains")
-    p = p.keep(core(p, s.core_user, s.core_item), f"{s.core_user} purchases a user, {s.core_item} an item")
-    if s.users == "both": p = p.keep(both(p)[p.user], "users still bought in both domains")
-    return p
+    each = max(s.core_user_each, 1) if s.users == "both" else 0
+    what = f"{s.core_user} purchases a user, {s.core_item} an item" + (f", {each} of the user's in each domain" if each else "")
+    return p.keep(core(p, s.core_user, s.core_item, each), what)
 
 def cut_windows(p: Purchases, s: CleanSettings = CleanSettings()) -> tuple: # sequence of each purchase (int64, rising), mask of the purchases that are kept
     "Cut each user's history into sequences and keep those with enough of each domain."
