@@ -38,7 +38,7 @@ test: $(READY)
 	@echo "== 3/4 the notebooks' own tests"
 	@$(BIN)/nbdev_test --n_workers 1 --timing
 	@echo "== 4/4 tests/: every notebook by papermill (profile smoke), command line, faults"
-	@$(BIN)/python -m pytest tests -q
+	@$(BIN)/python -m pytest tests -q --durations=12
 
 docs: $(READY)
 	@rm -rf _proc _docs
