@@ -60,7 +60,8 @@ class Resuming:
                 failure = OSError(f"the connection broke off after {part.stat().st_size:,} of {total:,} bytes")
             except requests.RequestException as e:
                 failure = e
-                if getattr(e.response, "status_code", 500) in (401, 403, 404, 410): raise
+                gone = getattr(e.response, "status_code", 500) in (401, 403, 404, 410)
+                if gone or isinstance(e, requests.ConnectionError) and not isinstance(e, requests.exceptions.ChunkedEncodingError) and not part.exists(): raise   # no such file, or no network at all
             time.sleep(self.pause * k)
         else: raise failure
         os.replace(part, output_file)

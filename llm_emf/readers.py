@@ -39,11 +39,11 @@ def _decompressed(path, on_damage): # blocks of bytes; `on_damage(reason)` is to
                 safe = d.copy()
                 try: out = d.decompress(block)
                 except zlib.error as e: # go again, byte by byte, up to the damage
-                    out = b""
+                    saved = bytearray()
                     try:
-                        for k in range(len(block)): out += safe.decompress(block[k:k + 1])
+                        for k in range(len(block)): saved += safe.decompress(block[k:k + 1])
                     except zlib.error: pass
-                    yield out
+                    yield bytes(saved)
                     return on_damage(f"the file is damaged from here on ({e})")
                 fed = True
                 yield out
