@@ -69,3 +69,8 @@ def test_installed_wheel_runs_without_the_clone(wheel, tmp_path):
     code = "import llm_emf, llm_emf.cli as c; assert 'site' in llm_emf.__file__; assert 'notebooks' in str(c.notebook_folder()); c.main(['prepare', '--profile', 'smoke', '--out', 'r']); print(len(c.numbered_notebooks()))"
     done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env={"PYTHONPATH": str(tmp_path/"site"), "PATH": ""}, capture_output=True, text=True)
     assert done.returncode == 0 and int(done.stdout.split()[-1]) >= 13, done.stderr
+
+
+def test_every_notebook_is_a_page_of_the_site():
+    sidebar = (ROOT/"_quarto.yml").read_text(encoding="utf-8")
+    for path in (ROOT/"nbs").glob("*.ipynb"): assert path.name in sidebar, f"{path.name} is missing in _quarto.yml"
