@@ -15,14 +15,14 @@ from torch import Tensor
 
 from .core import stream
 
-# %% ../nbs/07_metrics.ipynb #0315e50e
+# %% ../nbs/07_metrics.ipynb #4bd63a94
 def full_rank(
     scores: Tensor, # (n, items of the domain)
     target: Tensor, # (n,) column of the target
 ) -> Tensor: # (n,) 1 = best
     "The rank of each target among all items. Raises `ValueError` if a score is not a number."
     mine = scores.gather(1, target[:, None])
-    if not torch.isfinite(scores).all(): raise ValueError("some scores are not finite numbers; the model has diverged")
+    if not (torch.isfinite(scores.amax(1)) & torch.isfinite(mine[:, 0])).all(): raise ValueError("some scores are not finite numbers; the model has diverged")
     return (scores >= mine).sum(1)
 
 def sampled_rank(scores: Tensor, target: Tensor, negatives: Tensor) -> Tensor: # negatives (n, k) columns → (n,)

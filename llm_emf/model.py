@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['LOSSES', 'VARIANTS', 'ModelSettings', 'variant_settings', 'Moments', 'training_moments', 'final_moments',
-           'last_token', 'LLMEMF', 'full_log_likelihood', 'sampled_log_likelihood', 'loss_weights']
+           'last_token', 'principal_components', 'LLMEMF', 'full_log_likelihood', 'sampled_log_likelihood',
+           'loss_weights']
 
 # %% ../nbs/06_model.ipynb #6fabaea7
 import math
@@ -19,7 +20,7 @@ from torch.utils.checkpoint import checkpoint
 from .attention import EncoderBank, make_layout
 from .core import InputError
 
-# %% ../nbs/06_model.ipynb #9e98eb16
+# %% ../nbs/06_model.ipynb #866bbc46
 @dataclass(frozen=True)
 class ModelSettings:
     "LLM-EMF, its forerunners and its ablations."
@@ -36,6 +37,7 @@ class ModelSettings:
     fusion: str = "learnt" # `learnt` or `fixed` (equal) weights of the modalities. [open]
     fusion_per_domain: bool = True # whether X and Y learn weights of their own. [open]
     missing: str = "renormalise" # an item without a picture or text: `renormalise` gives its weight to the modalities it has; `placeholder` compares with a learnt vector in its stead. [open]
+    id_start: str = "features" # where id vectors begin: `features`: at the leading principal components of the frozen vectors; `random`. On food-kitchen, leave-one-out, valid MRR was 4.9% against 4.4% (seed 0). [open]
     temperature: float = 0.08 # at the start if learnt. [open]
     learn_temperature: bool = True # [open]
     loss: str = "target" # `target`: each target is predicted from S^X, S^Y and S^{X+Y} (the forerunners' reading); `sequence`: each sequence predicts its own next item (the re-implementation's); `mixture`: the log-likelihood of the decision rule itself (ours)
@@ -47,6 +49,7 @@ class ModelSettings:
         if not self.own + self.lambda1 + self.lambda2 > 0: raise InputError("own, lambda1 and lambda2 are all zero: no sequence is left to predict from")
         if self.loss not in LOSSES: raise InputError(f"unknown loss {self.loss!r}; choose one of {', '.join(LOSSES)}")
         if self.missing not in ("renormalise", "placeholder"): raise InputError(f"unknown way with missing modalities {self.missing!r}; choose renormalise or placeholder")
+        if self.id_start not in ("features", "random"): raise InputError(f"unknown start of the id vectors {self.id_start!r}; choose features or random")
         if self.fusion not in ("learnt", "fixed"): raise InputError(f"unknown fusion {self.fusion!r}; choose learnt or fixed")
 
 LOSSES = ("target", "sequence", "mixture")
@@ -92,7 +95,13 @@ def last_token(present: Tensor, moments: Moments) -> Tensor: # present (batch, l
     seen = count[moments.row, moments.read - 1]
     return torch.where(seen > 0, before[moments.row] + seen - 1, -1)
 
-# %% ../nbs/06_model.ipynb #7379c64a
+# %% ../nbs/06_model.ipynb #5fcc4aa9
+def principal_components(vectors: Tensor, d: int) -> Tensor: # (n, e) → (n, min(d, e))
+    "The coordinates of centred vectors along their `d` directions of greatest variance."
+    _, directions = torch.linalg.eigh((vectors.T @ vectors).double())           # (e, e), however many rows; ascending
+    return vectors @ directions.flip(1)[:, :d].to(vectors.dtype)
+
+# %% ../nbs/06_model.ipynb #909178d3
 class LLMEMF(nn.Module):
     "LLM-EMF. `features` are vectors with row 0 for padding, `has` their masks; see `llm_emf.clip.Features`."
     def __init__(
@@ -124,6 +133,11 @@ class LLMEMF(nn.Module):
             self.missing[m] = nn.Parameter(0.02 * torch.randn(s.d))
             available[k] = mask.float()
         self.register_buffer("available", available, persistent=False)
+        frozen = [v for name, v in self.named_buffers() if name.startswith("feature_")]
+        if "id" in self.modalities and frozen and s.id_start == "features":
+            p = principal_components(torch.cat(frozen, 1)[1:], s.d)
+            known = p.norm(dim=1) > 0                                           # an item with neither picture nor text keeps its random start
+            with torch.no_grad(): self.id_embedding.weight[1:, :p.shape[1]] = torch.where(known[:, None], p / p[known].norm(dim=1).mean(), self.id_embedding.weight[1:, :p.shape[1]])
         bank = dict(modalities=M, d=s.d, layers=s.layers, heads=s.heads, hidden=s.hidden, max_length=s.max_length, dropout=s.dropout)
         names = (("x", "y") if s.own or s.lambda1 else ()) + (("both",) if s.lambda2 else ())
         self.encoders = nn.ModuleDict({name: EncoderBank(**bank) for name in names})
@@ -257,7 +271,7 @@ def forward(self: LLMEMF, items: Tensor, negatives=None) -> tuple: # loss summed
         return -log_mean.sum(), known.sum()
     return -(weight * ll).sum(), torch.tensor(len(moments.row), device=items.device)
 
-# %% ../nbs/06_model.ipynb #3d800264
+# %% ../nbs/06_model.ipynb #b63eaecf
 @patch
 @torch.no_grad()
 def scores(self: LLMEMF, items: Tensor, domain: int, keys: Tensor = None) -> Tensor: # (batch, items of the domain)
@@ -266,9 +280,10 @@ def scores(self: LLMEMF, items: Tensor, domain: int, keys: Tensor = None) -> Ten
     keys = self.keys(torch.arange(first, first + n, device=items.device), domain) if keys is None else keys
     moments = final_moments(items, torch.full((len(items),), domain, device=items.device))
     vectors, moment, which = self.queries(items, moments, need_other=self.settings.lambda1 > 0)
+    vectors = vectors / self.log_temperature.exp()
     out = torch.zeros(len(items), n, device=items.device, dtype=keys.dtype)
     for w, weight in enumerate((self.settings.own, self.settings.lambda1, self.settings.lambda2)):
         rows = torch.nonzero(which == w)[:, 0]
-        if weight and len(rows): out.index_add_(0, moment[rows], weight * (vectors[rows] @ keys.T / self.log_temperature.exp()).softmax(-1))
+        if weight and len(rows): out.index_add_(0, moment[rows], (vectors[rows] @ keys.T).softmax(-1), alpha=weight)
     # nothing bought in this domain and no cross-domain term: no state, no preference; all items tie
     return out

@@ -52,10 +52,12 @@ import numpy as np
 from llm_emf.clip import VectorStore, encode_missing, row_key
 keys = [row_key(f"item {k}") for k in range(100_000)]
 store = VectorStore(sys.argv[1], {"model": "demo"}, 128)
-def compute(numbers):
-    print(numbers[0], flush=True)
-    return np.random.default_rng(int(numbers[0])).standard_normal((len(numbers), 128)).astype(np.float32) * 0 + numbers[:, None], np.ones(len(numbers), bool)
-encode_missing(store, keys, compute, block=500)
+def batches(numbers):
+    for at in range(0, len(numbers), 250):
+        print(at, flush=True)
+        places = range(at, min(at + 250, len(numbers)))
+        yield places, np.full((len(places), 128), 1.0, np.float32) * np.array([numbers[p] for p in places])[:, None]
+encode_missing(store, keys, batches, block=500)
 """
 
 
@@ -65,7 +67,7 @@ def test_a_hundred_thousand_rows_survive_a_kill_and_open_at_once(tmp_path):
     script.write_text(FILL)
     for _ in range(3):
         process = subprocess.Popen([sys.executable, str(script), str(tmp_path/"store")], stdout=subprocess.PIPE, text=True)
-        for _ in range(20): process.stdout.readline()
+        for _ in range(40): process.stdout.readline()
         process.send_signal(signal.SIGKILL)
         process.communicate()
     store = VectorStore(tmp_path/"store", {"model": "demo"}, 128)
@@ -79,6 +81,60 @@ def test_a_hundred_thousand_rows_survive_a_kill_and_open_at_once(tmp_path):
     assert len(store) == 100_000 and min(took) < .05, took
     some = np.random.default_rng(0).choice(100_000, 1000, replace=False)
     assert (store.rows([row_key(f"item {k}") for k in some])[:, 5] == some).all()
+
+
+READ = """
+import sys, time
+import numpy as np
+from llm_emf.clip import load_features
+def resident(): return next(int(l.split()[1]) for l in open("/proc/self/status") if l.startswith("RssAnon")) / 1024     # MiB of its own; pages of a mapped file are the system's cache, shared and given back
+before, began = resident(), time.perf_counter()
+f = load_features(sys.argv[1], 100_000)
+seconds, opened = time.perf_counter() - began, resident() - before
+some = np.random.default_rng(0).choice(100_000, 200, replace=False) + 1
+assert (f.vectors["tex"][some, 3] == some).all()
+print(seconds, opened, resident() - before)
+"""
+
+
+def test_features_open_at_once_and_take_no_more_memory_than_is_read(tmp_path):
+    n = 100_000
+    np.save(tmp_path/"tex.npy", np.repeat(np.arange(n + 1, dtype=np.float32)[:, None], 512, 1))     # 200 MB
+    np.save(tmp_path/"tex_has.npy", np.ones(n + 1, bool))
+    done = subprocess.run([sys.executable, "-c", READ, str(tmp_path)], capture_output=True, text=True, check=True)
+    seconds, opened, read = map(float, done.stdout.split())
+    assert seconds < .05, f"opened in {seconds:.3f} s"
+    assert opened < 3 and read < 6, f"{opened:.1f} MiB after opening, {read:.1f} after reading 200 rows of 2 KiB; the file has 200"
+
+
+SHARES = """
+import sys
+from accelerate import PartialState
+from llm_emf.clip import ClipSettings, encode
+from llm_emf.core import open_run
+PartialState(cpu=True)
+encode(open_run(sys.argv[1], sys.argv[2], "smoke", 0, "cpu"), ClipSettings())
+print("processes", PartialState().num_processes)
+"""
+
+
+def test_two_processes_fill_one_store(tmp_path):
+    damaged_catalogue(tmp_path/"data")
+    found = {}
+    for n in (1, 2):
+        run = open_run(tmp_path/str(n)/"r", str(tmp_path/"data"), "smoke", 0, "cpu")
+        prepare(run); enrich(run, limit=0)
+        start = [sys.executable] if n == 1 else [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+        (tmp_path/"shares.py").write_text(SHARES)
+        done = subprocess.run([*start, str(tmp_path/"shares.py"), str(run.path), str(tmp_path/"data")], capture_output=True, text=True, timeout=600, env=os.environ | {"OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"})
+        assert done.returncode == 0 and f"processes {n}" in done.stdout, done.stderr[-3000:]
+        found[n] = load_features(run.path/"encode"), pd.read_parquet(run.path/"encode"/"rejected.parquet")
+    (one, rejected1), (two, rejected2) = found[1], found[2]
+    for m in one.vectors:
+        assert (one.has[m] == two.has[m]).all() and np.abs(np.asarray(one.vectors[m]) - two.vectors[m]).max() < 1e-5
+    assert rejected1.equals(rejected2) and len(rejected1) > 90
+    writers = {p.stem for p in (tmp_path/"2"/"vectors").glob("*/*.keys") if p.stat().st_size}
+    assert writers == {"0", "1"}
 
 
 def damaged_catalogue(folder, n=300):
