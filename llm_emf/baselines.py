@@ -58,12 +58,12 @@ def item_knn_scorer(dataset: Dataset, similarity: sparse.csr_matrix, decay: floa
 DECAYS, SHRINKS = (1.0, 0.9, 0.8, 0.6), (0.0, 10.0, 50.0)
 
 def best_item_knn(dataset: Dataset, split: dict, valid_cases: int = 10_000) -> tuple: # scorer, {"item-kNN decay": δ, "item-kNN shrinkage": s}
-    "Item-kNN with the decay and shrinkage that do best on valid users (the first `valid_cases`)."
+    "Item-kNN with the decay and shrinkage that do best on valid users (at most `valid_cases`, drawn at random)."
     best, unseen = (-1.0,), excludes_seen(dataset, split["train"])
     for shrink in SHRINKS:
         similarity = item_similarity(dataset, split["train"], shrink)
         for decay in DECAYS:
-            ranks = rank_cases(item_knn_scorer(dataset, similarity, decay), dataset, split["valid"].take(slice(valid_cases)), sampled=False, exclude_seen=unseen, what=f"item-kNN, decay {decay}, shrinkage {shrink}")
+            ranks = rank_cases(item_knn_scorer(dataset, similarity, decay), dataset, split["valid"].sample(valid_cases), sampled=False, exclude_seen=unseen, what=f"item-kNN, decay {decay}, shrinkage {shrink}")
             mrr = per_user(ranks["rank"], "mrr").mean()
             if mrr > best[0]: best = (mrr, decay, shrink, similarity)
     _, decay, shrink, similarity = best

@@ -8,7 +8,7 @@ __all__ = ['FORMAT', 'PROFILES', 'repair_torchvision', 'derive', 'stream', 'set_
            'open_run', 'stage_key', 'stage_holds', 'run_stage', 'stage_summary', 'progress', 'settings_table']
 
 # %% ../nbs/00_core.ipynb #1aea03dc
-import hashlib, json, os, platform, random, shutil, sys, warnings
+import hashlib, json, os, platform, random, shutil, sys, tempfile, warnings
 from dataclasses import asdict, dataclass, is_dataclass, replace
 from importlib import metadata
 from pathlib import Path
@@ -108,7 +108,7 @@ def folder_hashes(path) -> dict: # relative path → hash, sorted
 
 def write_json(path, obj) -> None:
     "Write JSON aside and rename it into place."
-    aside = Path(f"{path}.aside")
+    aside = Path(path).with_name(f".{Path(path).name}.{os.getpid()}.aside")     # each process has its own
     aside.write_text(json.dumps(obj, indent=1, sort_keys=True, default=str) + "\n", encoding="utf-8")
     os.replace(aside, path)
 
@@ -154,7 +154,7 @@ def open_run(path, dataset="shop", profile="quick", seed=0, device="auto") -> Ru
     run = Run(Path(path).expanduser().resolve(), str(dataset), profile, int(seed), device)
     try:
         run.path.mkdir(parents=True, exist_ok=True)
-        (run.path/".probe").touch(); (run.path/".probe").unlink()
+        tempfile.TemporaryFile(dir=run.path).close()                            # a name of its own: several processes may open a run at once
     except OSError as e:
         raise InputError(f"the run folder {run.path} cannot be written ({e.strerror or e}). Choose another with --out.") from None
     identity, file = run.identity(), run.path/"run.json"
@@ -205,6 +205,7 @@ def run_stage(
     if partial.exists() and (not (partial/"started.json").exists() or read_json(partial/"started.json") != key):
         shutil.rmtree(partial)       # begun under other settings or inputs
     partial.mkdir(exist_ok=True)
+    for left in partial.rglob("*.aside"): left.unlink()                         # what a kill left half written
     write_json(partial/"started.json", key)
     summary = make(partial) or {}
     (partial/"started.json").unlink()

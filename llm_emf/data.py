@@ -115,6 +115,9 @@ class Ranges:
     stop: np.ndarray # (n,) one past the last position; in an evaluation case the target is at stop - 1
     def __len__(self): return len(self.user)
     def take(self, rows): return Ranges(self.user[rows], self.start[rows], self.stop[rows])
+    def sample(self, n: int): # always the same ones, in their order
+        "At most `n` ranges, drawn at random: the first ones need not be like the others."
+        return self if len(self) <= n else self.take(np.sort(stream(0, "sample of ranges").choice(len(self), n, replace=False)))
 
 def make_split(dataset: Dataset, how: str = "") -> dict: # train, valid, test → Ranges
     "Divide the data; `how` is `given`, `leave-one-out`, `by-user`, `by-time`, or empty for given where the data have one."

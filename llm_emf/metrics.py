@@ -23,7 +23,7 @@ def full_rank(
     "The rank of each target among all items. Raises `ValueError` if a score is not a number."
     mine = scores.gather(1, target[:, None])
     if not (torch.isfinite(scores.amax(1)) & torch.isfinite(mine[:, 0])).all(): raise ValueError("some scores are not finite numbers; the model has diverged")
-    return (scores >= mine).sum(1)
+    return torch.count_nonzero(scores >= mine, dim=1)                           # a sum of bools would first widen them to 64 bits
 
 def sampled_rank(scores: Tensor, target: Tensor, negatives: Tensor) -> Tensor: # negatives (n, k) columns → (n,)
     "The rank of each target among its sampled negatives."

@@ -148,18 +148,22 @@ class LLMEMF(nn.Module):
 from fastcore.basics import patch
 
 @patch
-def _raw(self: LLMEMF, m: str, item_ids: Tensor) -> Tensor: # (n,) → (n, d)
-    return self.id_embedding(item_ids) if m == "id" else self.projection[m](getattr(self, f"feature_{m}")[item_ids])
+def look_up(self: LLMEMF, item_ids: Tensor) -> tuple: # (n,) → the different ones (u,), ascending; their unit vectors (modalities, u, d)
+    "Each item's vectors, once, however often it stands in a batch."
+    unique = torch.unique(item_ids)
+    raw = [self.id_embedding(unique) if m == "id" else self.projection[m](getattr(self, f"feature_{m}")[unique]) for m in self.modalities]
+    return unique, F.normalize(torch.stack(raw), dim=-1)
+
+def _rows(known, item_ids): # the vectors of `item_ids` out of what was looked up: (modalities, n, d)
+    at = torch.searchsorted(known[0], item_ids)
+    return torch.stack([F.embedding(at, v) for v in known[1]])
 
 @patch
-def embed(self: LLMEMF, item_ids: Tensor) -> Tensor: # (tokens,) → (modalities, tokens, d)
-    "The embeddings of the items of a history; the learnt placeholder where an item lacks a modality."
-    unique, back = torch.unique(item_ids, return_inverse=True)
-    rows = []
-    for k, m in enumerate(self.modalities):
-        e = F.normalize(self._raw(m, unique), dim=-1) * self.settings.d ** 0.5
-        rows.append(e if m == "id" else torch.where(self.available[k, unique, None] > 0, e, self.missing[m] * self.settings.d ** 0.5))
-    return torch.stack(rows)[:, back]
+def embed(self: LLMEMF, item_ids: Tensor, known: tuple = None) -> Tensor: # (tokens,) → (modalities, tokens, d)
+    "The embeddings of the items of a history; the learnt placeholder where an item lacks a modality. `known`: what `look_up` said of these items and others."
+    rows = _rows(known or self.look_up(item_ids), item_ids)
+    there = [None if m == "id" else self.available[k, item_ids, None] > 0 for k, m in enumerate(self.modalities)]
+    return self.settings.d ** 0.5 * torch.stack([r if t is None else torch.where(t, r, self.missing[m]) for r, t, m in zip(rows, there, self.modalities)])
 
 @patch
 def fusion_weights(self: LLMEMF) -> Tensor: # (2, modalities)
@@ -167,22 +171,22 @@ def fusion_weights(self: LLMEMF) -> Tensor: # (2, modalities)
     return self.fusion_logits.softmax(-1).expand(2, -1)
 
 @patch
-def keys(self: LLMEMF, item_ids: Tensor, domain: int) -> Tensor: # (n,) → (n, modalities · d)
+def keys(self: LLMEMF, item_ids: Tensor, domain: int, known: tuple = None) -> Tensor: # (n,) → (n, modalities · d)
     "The candidates' side of the fused similarity."
     weight, there = self.fusion_weights()[domain][:, None].expand(-1, len(item_ids)), self.available[:, item_ids]
-    raw = [self._raw(m, item_ids) for m in self.modalities]
+    rows = _rows(known or self.look_up(item_ids), item_ids)
     if self.settings.missing == "renormalise":
         weight = weight * there
         weight = weight / weight.sum(0)
-    else: raw = [r if m == "id" else torch.where(t[:, None] > 0, r, self.missing[m]) for r, m, t in zip(raw, self.modalities, there)]
-    return torch.cat([w[:, None] * F.normalize(r, dim=-1) for w, r in zip(weight, raw)], dim=-1)
+    else: rows = [r if m == "id" else torch.where(t[:, None] > 0, r, F.normalize(self.missing[m], dim=0)) for r, m, t in zip(rows, self.modalities, there)]
+    return torch.cat([w[:, None] * r for w, r in zip(weight, rows)], dim=-1)
 
 # %% ../nbs/06_model.ipynb #7ce8ac22
 @patch
-def queries(self: LLMEMF, items: Tensor, moments: Moments, need_other: bool = True) -> tuple: # vectors (k, modalities · d), moment (k,), which (k,)
+def queries(self: LLMEMF, items: Tensor, moments: Moments, need_other: bool = True, known: tuple = None) -> tuple: # vectors (k, modalities · d), moment (k,), which (k,)
     "The unit-length states of all moments and sequences that exist: whose moment it is, and which of own (0), other (1), both (2)."
     valid = items > 0
-    embedded = self.embed(items[valid])
+    embedded = self.embed(items[valid], known)
     is_x = (items <= self.n_x) & valid
     packed_x = is_x[valid]
     states, last = {}, {}
@@ -233,7 +237,8 @@ def sampled_log_likelihood(
 @patch
 def log_likelihoods(self: LLMEMF, items: Tensor, moments: Moments, negatives=None) -> tuple: # (moments, 3) own, other, both, 0 where there is no state; (moments, 3) bool: is there one?
     "log P^s(target) of every moment under each sequence. `negatives`: item ids drawn from X and from Y; None for the full softmax."
-    vectors, moment, which = self.queries(items, moments, need_other=self.settings.lambda1 > 0 and self.settings.loss != "sequence")
+    known = None if negatives is None else self.look_up(torch.cat([items[items > 0], *negatives]))
+    vectors, moment, which = self.queries(items, moments, self.settings.lambda1 > 0 and self.settings.loss != "sequence", known)
     vectors = vectors / self.log_temperature.exp()
     out = torch.zeros(len(moments.row), 3, device=items.device, dtype=torch.promote_types(vectors.dtype, torch.float32))
     there = torch.zeros_like(out, dtype=torch.bool)
@@ -248,7 +253,7 @@ def log_likelihoods(self: LLMEMF, items: Tensor, moments: Moments, negatives=Non
             ll = full_log_likelihood(vectors[rows], keys, target - first, self.settings.chunk)
         else:
             unique, back = torch.unique(target, return_inverse=True)
-            keys = self.keys(torch.cat([unique, negatives[d]]), d)
+            keys = self.keys(torch.cat([unique, negatives[d]]), d, known)
             ll = sampled_log_likelihood(vectors[rows], keys[:len(unique)][back], keys[len(unique):], target, negatives[d], math.log(len(negatives[d]) / n))
         out[moment[rows], which[rows]], there[moment[rows], which[rows]] = ll, True
     return out, there

@@ -32,7 +32,7 @@ from .model import LLMEMF, ModelSettings, VARIANTS, variant_settings
 class TrainSettings:
     "How a model is trained."
     epochs: int = 20 # at most
-    valid_cases: int = 10_000 # valid users that early stopping looks at, at most (the first ones)
+    valid_cases: int = 10_000 # valid users that early stopping looks at, at most; drawn at random, always the same ones
     patience: int = 3 # stop after so many epochs without a better valid MRR
     learning_rate: float = 3e-3 # peak; a linear warm-up over the first epoch, then a cosine down to a tenth
     weight_decay: float = 0.0
@@ -50,13 +50,14 @@ def rank_cases(
     cases: Ranges, # the target is each range's last item
     seed: int = 0, # of the 999 negatives
     max_length: int = 50, # of a history
-    block: int = 512, # cases at a time
+    block: int = 0, # cases at a time; 0: 128 on a CPU, whose cache such a block's scores just fit, and 1024 on a GPU
     device="cpu", what="ranking", sampled: bool = True, # `sampled=False` leaves the 999 negatives out
     negatives: dict = None, # domain's name → (its cases, 999) columns, of `load_negatives`; default: drawn from the seed
     exclude_seen: bool = False, # leave what the user has out of the candidates; the rank with it is then in the column rank_seen_too
 ) -> pd.DataFrame: # user, target, domain (name), rank, rank999; one row a case, in the order of `cases`
     "The rank of every case's target. With `exclude_seen`, `rank` and `rank999` are among items that the user has not bought before."
     target, frames = dataset.item[cases.stop - 1].astype(np.int64), []
+    block = block or (128 if torch.device(device).type == "cpu" else 1024)
     for d, name in enumerate(dataset.domains):
         rows = np.flatnonzero((target > dataset.n_x) == bool(d))
         first, n = (1, dataset.n_x) if d == 0 else (dataset.n_x + 1, dataset.n_items - dataset.n_x)
@@ -194,6 +195,7 @@ def fit(
     wrapped, *optimisers = accelerator.prepare(torch.compile(model, dynamic=True) if s.compile else model, *optimisers)
     if tracking: accelerator.init_trackers("tensorboard")
     ranges, unseen = windows(split["train"], model.settings.max_length), excludes_seen(dataset, split["train"])
+    watched = split["valid"].sample(s.valid_cases)
     if not len(ranges): raise InputError("no training sequence has two items")
     epoch_batches = lambda epoch: train_batches(ranges, s.batch_tokens, stream(seed, "batches", epoch))
     per_epoch = len(epoch_batches(0))
@@ -234,7 +236,7 @@ def fit(
                 state["seconds"] += time.monotonic() - began; began = saved = save()
             if done == stop_after: return pd.DataFrame(state["history"])
         state["seconds"] += time.monotonic() - began
-        valid = rank_cases(model_scorer(model), dataset, split["valid"].take(slice(rank, s.valid_cases, world)), max_length=model.settings.max_length, device=device,
+        valid = rank_cases(model_scorer(model), dataset, watched.take(slice(rank, None, world)), max_length=model.settings.max_length, device=device,
                            what=f"{what}, valid", sampled=False, exclude_seen=unseen)
         mrr = torch.tensor([per_user(valid["rank"], "mrr").sum(), len(valid)], dtype=torch.float64).to(device if device.type != "mps" else "cpu")
         mrr = accelerator.reduce(mrr) if world > 1 else mrr
