@@ -136,14 +136,16 @@ def encode(
     out: str = "", # the run folder
     clip: str = "", # an open_clip model, with weights after a slash: ViT-B-32/openai; default: what the data set suggests
     text_encoder: str = "", # clip, minilm, or a sentence encoder's hub name or folder; default: what the data set suggests
-    text: str = "title+llm", # what the text encoder reads: title+llm, llm or title
+    text: str = "title+llm", # what the text encoder reads: title+llm, llm, title or title+description
+    settings: str = "", # more, see notebook 04, e.g. "long_text=chunks dtype=float16 batch_size=512 workers=8"
     device: str = "auto", # auto, cpu, cuda
 ):
     "Stage 3: pictures and texts to frozen vectors."
+    from llm_emf.core import with_words
     from llm_emf.clip import ClipSettings, default_clip, encode
     run = _reopen(out, device)
     suggested = default_clip(run)
-    print(encode(run, ClipSettings(clip or suggested.clip, text_encoder or suggested.text_encoder, text)))
+    print(encode(run, with_words(ClipSettings(clip or suggested.clip, text_encoder or suggested.text_encoder, text), settings)))
 
 def train(
     out: str = "", # the run folder
@@ -152,10 +154,12 @@ def train(
     learning_rate: float = None, # default: the profile's
     d: int = None, # width of embeddings and states; default: the profile's
     precision: str = None, # no (float32), bf16 or fp16
+    settings: str = "", # more of the model (notebook 06) and of training (notebook 08), e.g. "dropout=0.3 loss=mixture batch_tokens=1024"
     device: str = "auto", # auto, cpu, cuda
 ):
     "Stage 4: train a variant. A killed training resumes from its last checkpoint."
     from dataclasses import replace
+    from llm_emf.core import with_words
     from llm_emf.data import load_dataset
     from llm_emf.train import profile_settings, train
     run = _reopen(out, device)
@@ -163,6 +167,9 @@ def train(
     m, t = profile_settings(run, load_dataset(run.path/"prepare"))
     m = replace(m, **{k: v for k, v in {"d": d}.items() if v is not None})
     t = replace(t, **{k: v for k, v in {"epochs": epochs, "learning_rate": learning_rate, "precision": precision}.items() if v is not None})
+    words = settings.replace(",", " ").split()
+    of_training = [w for w in words if w.partition("=")[0] in t.__dataclass_fields__]
+    t, m = with_words(t, " ".join(of_training)), with_words(m, " ".join(w for w in words if w not in of_training))
     print(train(run, variant, m, t))
 
 def evaluate(
