@@ -4,11 +4,15 @@
                                                 and with 3 of them the null checks, pictures=0 and transfer=0
     python benchmarks/quality.py food-kitchen   3 seeds, given split and leave-one-out: LLM-EMF against SASRec and item-kNN
 
-Ranks are kept in runs/quality/; the tables go to benchmarks/results/quality_<name>.json. Differences are paired by user: a user's
+Started a second time beside the first (OMP_NUM_THREADS=1 each, on two cores), the processes share the work; the last one that
+finds everything done prints the table. Ranks are kept in runs/quality/; the tables go to benchmarks/results/quality_<name>.json. Differences are paired by user: a user's
 reciprocal rank is averaged over the seeds first (on the shop each seed has users of its own), and p-values carry Holm's correction.
 """
 import argparse
+import fcntl
 import json
+import sys
+from contextlib import contextmanager
 from dataclasses import replace
 
 import numpy as np
@@ -29,8 +33,22 @@ from scipy import stats
 RUNS = ROOT/"runs"/"quality"
 
 
-def ranks_of(name: str, seed: int, data, split, store, variant: str, base: ModelSettings, train: TrainSettings) -> pd.DataFrame:
+@contextmanager
+def locked(name: str, wait: bool): # yields whether the lock is ours
+    "A lock that ends with its process, however that ends."
+    RUNS.mkdir(parents=True, exist_ok=True)
+    with open(RUNS/f".{name.replace('/', ' ')}.lock", "w") as f:
+        try: fcntl.flock(f, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        except BlockingIOError: yield False
+        else: yield True
+
+
+def ranks_of(name: str, seed: int, data, split, store, variant: str, *settings): # None if another process is at it
     "The test ranks of a method under a seed, from the shelf if they were made before."
+    with locked(f"{name}, {slug(variant)}, {seed}", wait=False) as mine: return make_ranks(name, seed, data, split, store, variant, *settings) if mine else None
+
+
+def make_ranks(name: str, seed: int, data, split, store, variant: str, base: ModelSettings, train: TrainSettings) -> pd.DataFrame:
     folder = RUNS/name/f"{slug(variant)}-{seed}"
     if (folder/"ranks.parquet").exists(): return pd.read_parquet(folder/"ranks.parquet")
     folder.mkdir(parents=True, exist_ok=True)
@@ -61,6 +79,11 @@ def paired(a: list, b: list, same_users: bool) -> dict: # lists of rank tables, 
     return {"difference": round(float(d.mean()), 3), "low": round(float(low[0]), 3), "high": round(float(high[0]), 3), "p": float(stats.ttest_1samp(d, 0).pvalue), "pairs": len(d)}
 
 
+def unfinished(found: dict) -> None:
+    "Stop here if another process is still making some of the ranks."
+    if at := [v for v, tables in found.items() if any(t is None for t in tables)]: sys.exit(f"another process is still at {', '.join(at)}; for the table, run this again when it has ended")
+
+
 def study(name, found: dict, ours: str, others: list, same_users: bool) -> list:
     "Rows of a table: each method's MRR over the seeds, and LLM-EMF's difference to it."
     rows, p = [], []
@@ -76,21 +99,22 @@ def study(name, found: dict, ours: str, others: list, same_users: bool) -> list:
 
 def shop(seeds):
     "Default shop, and the two knobs at zero (three seeds each)."
-    rows = []
+    rows, all_found = [], {}
     plans = {"default": (ShopSettings(), ["popularity", "item-knn", "id", "llm-emf"]), "pictures=0": (ShopSettings(pictures=0.0), ["without images", "llm-emf"]),
              "transfer=0": (ShopSettings(transfer=0.0), ["without cross-domain", "llm-emf"])}
     for name, (settings, variants) in plans.items():
-        found = {v: [] for v in variants}
+        found = all_found[name] = {v: [] for v in variants}
         for seed in seeds if name == "default" else seeds[:3]:
             run = open_run(RUNS/f"shop, {name}, {seed}", "shop", "quick", seed)
-            prepare(run, shop=settings); enrich(run); encode(run)
+            with locked(f"shop, {name}, {seed}", wait=True): prepare(run, shop=settings); enrich(run); encode(run)
             data = load_dataset(run.path/"prepare"); split = make_split(data)
             base, train = profile_settings(run, data)
             for v in variants: found[v].append(ranks_of(f"shop, {name}", seed, data, split, run.path/"encode", v, base, train))
             if name == "default":
                 ceiling = pd.read_parquet(run.path/"prepare"/"ceilings.parquet")
                 found.setdefault("oracle", []).append(pd.DataFrame({"rank": ceiling["oracle"]}))
-        rows += study(f"shop, {name}", found, "llm-emf", [v for v in variants if v != "llm-emf"], same_users=False)
+    for found in all_found.values(): unfinished(found)
+    for name, found in all_found.items(): rows += study(f"shop, {name}", found, "llm-emf", [v for v in plans[name][1] if v != "llm-emf"], same_users=False)
     best = next(r for r in rows if r["study"].endswith("default: oracle"))["MRR %"]
     for r in rows:
         if "default" in r["study"]: r["share of the oracle"] = f"{r['MRR %'] / best:.0%}"
@@ -101,7 +125,7 @@ def shop(seeds):
 def food_kitchen(seeds, run_folder):
     "Both splits of the real data; the text is the titles, read by the offline sentence encoder."
     run = open_run(run_folder, str(REAL), "quick", 0)
-    prepare(run); enrich(run); encode(run, ClipSettings(text_encoder="minilm"))
+    with locked("food-kitchen", wait=True): prepare(run); enrich(run); encode(run, ClipSettings(text_encoder="minilm"))
     data, rows, value = load_dataset(run.path/"prepare"), [], {}
     base, train = profile_settings(run, data)
     long = replace(train, epochs=20, patience=4)                                # SASRec is cheap: it may go on until it has converged
@@ -110,6 +134,7 @@ def food_kitchen(seeds, run_folder):
     for how, seed, v in plan:
         if v == "item-knn" and seed != seeds[0]: continue                       # nothing random in it but the 999 negatives
         found[how].setdefault(v, []).append(ranks_of(f"food-kitchen, {how}", seed, data, make_split(data, how), run.path/"encode", v, base, long if v == "sasrec" else train))
+    for tables in found.values(): unfinished(tables)
     for how, tables in found.items():
         tables["item-knn"] = tables["item-knn"] * len(seeds)
         rows += study(f"food-kitchen, {how}", tables, "llm-emf", ["item-knn", "sasrec"], same_users=True)
