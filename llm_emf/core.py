@@ -158,10 +158,9 @@ def open_run(path, dataset="shop", profile="quick", seed=0, device="auto") -> Ru
     except OSError as e:
         raise InputError(f"the run folder {run.path} cannot be written ({e.strerror or e}). Choose another with --out.") from None
     identity, file = run.identity(), run.path/"run.json"
-    if not file.exists():
-        if strangers := [p.name for p in run.path.iterdir() if not p.name.startswith(".")]:
-            raise InputError(f"{run.path} is not a run folder (it holds {strangers[0]!r} but no run.json). Choose an empty folder with --out.")
-        write_json(file, identity)
+    held = [p.name for p in run.path.iterdir() if not p.name.startswith(".")]
+    if held and file.name not in held: raise InputError(f"{run.path} is not a run folder (it holds {held[0]!r} but no run.json). Choose an empty folder with --out.")
+    if not held: write_json(file, identity)
     found = read_json(file)
     for key, name in [("format", "made by another version of llm-emf (run-folder format"), ("dataset", "of another dataset ("),
                       ("profile", "of another profile ("), ("seed", "of another seed (")]:

@@ -86,3 +86,25 @@ def test_every_variant_trains_and_stands_in_the_report(tmp_path):
     assert set(mrr.loc[mrr["method"] == "sasrec", "variant"]) == {"sasrec", "sasrec+text"}
     ranks = {v: pd.read_parquet(next(run.path.glob(f"evaluate-{s}"))/"ranks.parquet")["rank"] for v, s in (("llm-emf", "llm-emf"), ("haf-vt", "haf-vt"))}
     assert (ranks["llm-emf"] != ranks["haf-vt"]).any(), "titles alone and LLM text must not give the same model"
+
+
+OPEN = """
+import sys
+from llm_emf.core import open_run
+sys.stdin.readline()                                                            # all begin together
+for k in range(300): open_run(f"{sys.argv[1]}/{k}", "shop", "smoke", 0, "cpu")
+"""
+
+
+def test_several_processes_open_one_run_at_once(tmp_path):
+    import json
+    import subprocess
+    import sys
+    processes = [subprocess.Popen([sys.executable, "-c", OPEN, str(tmp_path)], stdin=subprocess.PIPE, stderr=subprocess.PIPE, text=True) for _ in range(3)]
+    time.sleep(4)                                                               # for their imports
+    for p in processes: p.stdin.write("go\n"); p.stdin.flush()
+    for p in processes:
+        _, err = p.communicate(timeout=120)
+        assert p.returncode == 0, err
+    assert all(json.loads((tmp_path/str(k)/"run.json").read_text())["profile"] == "smoke" for k in range(300))
+    assert sum(1 for _ in tmp_path.rglob("*") if _.is_file()) == 300, "nothing half written is left"
