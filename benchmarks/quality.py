@@ -13,7 +13,6 @@ import fcntl
 import json
 import sys
 from contextlib import contextmanager
-from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -127,19 +126,17 @@ def food_kitchen(seeds, run_folder):
     run = open_run(run_folder, str(REAL), "quick", 0)
     with locked("food-kitchen", wait=True): prepare(run); enrich(run); encode(run, ClipSettings(text_encoder="minilm"))
     data, rows, value = load_dataset(run.path/"prepare"), [], {}
-    base, train = profile_settings(run, data)
-    long = replace(train, epochs=20, patience=4)                                # SASRec is cheap: it may go on until it has converged
     plan = [(how, seed, v) for seed in seeds for how in ("given", "leave-one-out") for v in ("item-knn", "sasrec", "llm-emf")]
     found = {how: {} for how in ("given", "leave-one-out")}
     for how, seed, v in plan:
         if v == "item-knn" and seed != seeds[0]: continue                       # nothing random in it but the 999 negatives
-        found[how].setdefault(v, []).append(ranks_of(f"food-kitchen, {how}", seed, data, make_split(data, how), run.path/"encode", v, base, long if v == "sasrec" else train))
+        found[how].setdefault(v, []).append(ranks_of(f"food-kitchen, {how}", seed, data, make_split(data, how), run.path/"encode", v, *profile_settings(run, data, v)))
     for tables in found.values(): unfinished(tables)
     for how, tables in found.items():
         tables["item-knn"] = tables["item-knn"] * len(seeds)
         rows += study(f"food-kitchen, {how}", tables, "llm-emf", ["item-knn", "sasrec"], same_users=True)
     value = {r["study"]: r["MRR %"] for r in rows}
-    finish("quality_food_kitchen", rows, value["food-kitchen, leave-one-out: llm-emf"] / value["food-kitchen, leave-one-out: sasrec"], seeds=len(seeds), d=base.d,
+    finish("quality_food_kitchen", rows, value["food-kitchen, leave-one-out: llm-emf"] / value["food-kitchen, leave-one-out: sasrec"], seeds=len(seeds), d=ModelSettings().d,
            ratio_means="MRR of LLM-EMF over SASRec's, leave-one-out")
 
 

@@ -164,7 +164,7 @@ def train(
     from llm_emf.train import profile_settings, train
     run = _reopen(out, device)
     if not (run.path/"prepare").exists(): raise InputError(f"{run.path} holds no prepared data; run llm-emf prepare --out {out} first")
-    m, t = profile_settings(run, load_dataset(run.path/"prepare"))
+    m, t = profile_settings(run, load_dataset(run.path/"prepare"), variant)
     m = replace(m, **{k: v for k, v in {"d": d}.items() if v is not None})
     t = replace(t, **{k: v for k, v in {"epochs": epochs, "learning_rate": learning_rate, "precision": precision}.items() if v is not None})
     words = settings.replace(",", " ").split()

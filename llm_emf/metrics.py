@@ -23,7 +23,8 @@ def full_rank(
     "The rank of each target among all items. Raises `ValueError` if a score is not a number."
     mine = scores.gather(1, target[:, None])
     if not (torch.isfinite(scores.amax(1)) & torch.isfinite(mine[:, 0])).all(): raise ValueError("some scores are not finite numbers; the model has diverged")
-    return torch.count_nonzero(scores >= mine, dim=1)                           # a sum of bools would first widen them to 64 bits
+    at_least = torch.ge(scores, mine, out=torch.empty_like(scores, dtype=torch.float32))
+    return at_least.sum(1).long() if scores.shape[1] < 2**24 else (scores >= mine).sum(1)  # floats are counted five times faster than bools, and exactly up to 2²⁴
 
 def sampled_rank(scores: Tensor, target: Tensor, negatives: Tensor) -> Tensor: # negatives (n, k) columns → (n,)
     "The rank of each target among its sampled negatives."

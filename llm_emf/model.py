@@ -289,6 +289,9 @@ def scores(self: LLMEMF, items: Tensor, domain: int, keys: Tensor = None) -> Ten
     out = torch.zeros(len(items), n, device=items.device, dtype=keys.dtype)
     for w, weight in enumerate((self.settings.own, self.settings.lambda1, self.settings.lambda2)):
         rows = torch.nonzero(which == w)[:, 0]
-        if weight and len(rows): out.index_add_(0, moment[rows], (vectors[rows] @ keys.T).softmax(-1), alpha=weight)
+        if not weight or not len(rows): continue
+        p = (vectors[rows] @ keys.T).softmax(-1)
+        if len(rows) == len(out): out.add_(p, alpha=weight)                     # every history has a state here, and they stand in order
+        else: out.index_add_(0, moment[rows], p, alpha=weight)
     # nothing bought in this domain and no cross-domain term: no state, no preference; all items tie
     return out

@@ -286,12 +286,12 @@ def profile_variants(run: Run) -> list:
     if run.profile == "paper": return list(VARIANTS)
     return ["llm-emf", "id" if run.dataset == "shop" else "sasrec"]
 
-def profile_settings(run: Run, dataset: Dataset) -> tuple: # ModelSettings, TrainSettings
-    "The settings of a profile, for a data set of a given size."
+def profile_settings(run: Run, dataset: Dataset, variant: str = "llm-emf") -> tuple: # ModelSettings, TrainSettings
+    "The settings of a profile, for a data set of a given size. For large ones the text above the cell says why."
     large = dataset.n_items > 10_000
-    model = ModelSettings(negatives=2048 if large else 0)
-    train = {"smoke": TrainSettings(epochs=1), "quick": TrainSettings(epochs=6 if large else 20), "paper": TrainSettings(epochs=40, patience=5)}[run.profile]
-    return model, train
+    model = ModelSettings(negatives=2048, dropout=0.4) if large else ModelSettings()
+    epochs = {"smoke": 1, "quick": (12 if variant == "sasrec" else 5) if large else 20, "paper": 12 if large else 40}[run.profile]
+    return model, TrainSettings(epochs=epochs, patience=5 if run.profile == "paper" else 3)
 
 def feature_stage(run: Run, variant: str) -> str:
     "The encode stage that a variant reads."
@@ -305,7 +305,7 @@ def train(
     "Stage: sequences and features → a trained model."
     data = load_dataset(run.path/"prepare")
     split = load_split(run.path/"prepare", data)
-    defaults = profile_settings(run, data)
+    defaults = profile_settings(run, data, variant)
     m, t = variant_settings(variant, model_settings or defaults[0]), train_settings or defaults[1]
     store = run.path/feature_stage(run, variant)
     inputs = [run.path/"prepare"] + ([store] if set(m.modalities) - {"id"} else [])
