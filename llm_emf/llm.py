@@ -10,7 +10,7 @@ __all__ = ['SYSTEM', 'EXAMPLE', 'clean_title', 'COLUMNS', 'REFUSALS', 'COMMANDS'
            'title_rank', 'judge']
 
 # %% ../nbs/03_llm.ipynb #58a62877
-import json, os, random, re, socket, sqlite3, threading, time, uuid
+import copy, json, os, random, re, socket, sqlite3, threading, time, uuid
 from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 from contextlib import closing
 from dataclasses import asdict, dataclass
@@ -169,7 +169,7 @@ def smollm2_file() -> Path:
 class LocalLLM:
     "A causal language model in this process, loaded when first asked."
     def __init__(self, settings: LLMSettings = LLMSettings(), device="auto", batch_size: int = 128):
-        self.settings, self.device, self.model, self.batch_size = settings, pick_device(device), None, batch_size
+        self.settings, self.device, self.model, self.batch_size, self.known = settings, pick_device(device), None, batch_size, ([], None)
 
     def _source(self) -> dict:
         if self.settings.model != "smollm2": return {"pretrained_model_name_or_path": self.settings.model}
@@ -203,24 +203,39 @@ class LocalLLM:
             rows = [k for k in order[at:at + self.batch_size] if may_ask(prompts[k])]
             if rows: yield from zip(rows, self._batch([prompts[k] for k in rows]))
 
+    def _tokens(self, prompts) -> list: # one list of token ids a prompt
+        texts = [self.tokenizer.apply_chat_template(p, tokenize=False, add_generation_prompt=True) for p in prompts]
+        return self.tokenizer(texts, add_special_tokens=False)["input_ids"]
+
+    def _shared(self, start: list, n: int) -> dict: # keys and values of the tokens that all `n` prompts begin with, computed once
+        if self.known[0] != start: self.known = (start, self.model(torch.tensor([start], device=self.device), use_cache=True, logits_to_keep=1).past_key_values)
+        states = copy.deepcopy(self.known[1])
+        if not hasattr(states, "batch_repeat_interleave"): return {}            # a model with states of its own kind reads everything
+        states.batch_repeat_interleave(n)
+        return {"past_key_values": states}
+
     @torch.inference_mode()
     def _batch(self, prompts) -> list:
-        began, s = time.perf_counter(), self.settings
-        texts = [self.tokenizer.apply_chat_template(p, tokenize=False, add_generation_prompt=True) for p in prompts]
-        batch = self.tokenizer(texts, return_tensors="pt", padding=True, add_special_tokens=False).to(self.device)
+        began, s, tokens = time.perf_counter(), self.settings, self._tokens(prompts)
+        start = os.path.commonprefix(tokens)[:min(map(len, tokens)) - 1]        # at least one token is each prompt's own
+        own = self.tokenizer.pad({"input_ids": [t[len(start):] for t in tokens]}, return_tensors="pt").to(self.device)
+        shared = torch.tensor(start, device=self.device).expand(len(tokens), -1)
+        ids = torch.cat([shared, own["input_ids"]], 1)                          # the padding stands between the common start and what is a prompt's own
+        mask = torch.cat([torch.ones_like(shared), own["attention_mask"]], 1)
         sampling = {"do_sample": True, "temperature": s.temperature} if s.temperature else {"do_sample": False}
-        out = self.model.generate(**batch, max_new_tokens=s.max_new_tokens, pad_token_id=self.tokenizer.pad_token_id, **sampling)
-        new = out[:, batch["input_ids"].shape[1]:]
+        common = self._shared(start, len(tokens)) if start else {}
+        out = self.model.generate(input_ids=ids, attention_mask=mask, max_new_tokens=s.max_new_tokens, pad_token_id=self.tokenizer.pad_token_id, **common, **sampling)
+        new = out[:, ids.shape[1]:]
         seconds = (time.perf_counter() - began) / len(prompts)
         stop = {self.tokenizer.pad_token_id, self.tokenizer.eos_token_id}
         return [{"answer": self.tokenizer.decode(t, skip_special_tokens=True).strip(), "tokens_in": int(m.sum()),
                  "tokens_out": sum(i not in stop for i in t.tolist()), "seconds": round(seconds, 3)}
-                for t, m in zip(new, batch["attention_mask"])]
+                for t, m in zip(new, mask)]
 
     def count_tokens(self, prompts) -> list:
         "The length of prompts in tokens, without loading the model's weights."
         if self.model is None: self.load_tokenizer()
-        return [len(i) for i in self.tokenizer([self.tokenizer.apply_chat_template(p, tokenize=False, add_generation_prompt=True) for p in prompts], add_special_tokens=False)["input_ids"]]
+        return list(map(len, self._tokens(prompts)))
 
 # %% ../nbs/03_llm.ipynb #4d3eb130
 class NotThisTime(Exception):
