@@ -9,7 +9,7 @@ __all__ = ['FORMAT', 'PROFILES', 'repair_torchvision', 'derive', 'stream', 'set_
 
 # %% ../nbs/00_core.ipynb #1aea03dc
 import hashlib, json, os, platform, random, shutil, sys, tempfile, warnings
-from dataclasses import asdict, dataclass, is_dataclass, replace
+from dataclasses import MISSING, asdict, dataclass, is_dataclass, replace
 from importlib import metadata
 from pathlib import Path
 
@@ -235,5 +235,5 @@ def settings_table(cls):
         name = next(m for m, symbols in d["syms"].items() if f"{m}.{cls.__name__}" in symbols)
         cls = getattr(importlib.import_module(name), cls.__name__)
     docs = docments(cls)
-    rows = [(n, repr(f.default), " ".join((docs.get(n) or "").split())) for n, f in cls.__dataclass_fields__.items()]
+    rows = [(n, "(required)" if f.default is MISSING else repr(f.default), " ".join((docs.get(n) or "").split())) for n, f in cls.__dataclass_fields__.items()]
     return pd.DataFrame(rows, columns=["setting", "default", "meaning"]).set_index("setting")
