@@ -38,6 +38,7 @@ def test_a_batch_answers_as_one_prompt_alone_does():
 
 
 def test_small_clip_learns_in_a_minute():
-    _, losses = train_small_clip(pictures=1024, epochs=200, batch_size=128, minutes=.7, device="cpu", seed=1)
-    assert len(losses) >= 10
-    assert np.mean(losses[-5:]) < .9 * np.mean(losses[:5]), losses
+    "Forty steps, about a minute on one core: counted, not timed, so that a busy machine makes it slower and not wrong."
+    _, losses = train_small_clip(pictures=1024, epochs=5, batch_size=128, device="cpu", seed=1)
+    assert len(losses) == 40
+    assert np.mean(losses[-5:]) < .8 * np.mean(losses[:5]), losses              # 0.64 when last seen
