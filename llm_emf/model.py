@@ -148,11 +148,15 @@ class LLMEMF(nn.Module):
 from fastcore.basics import patch
 
 @patch
+def _unit(self: LLMEMF, item_ids: Tensor) -> Tensor: # (n,) → (modalities, n, d), unit vectors
+    raw = [self.id_embedding(item_ids) if m == "id" else self.projection[m](getattr(self, f"feature_{m}")[item_ids]) for m in self.modalities]
+    return F.normalize(torch.stack(raw), dim=-1)
+
+@patch
 def look_up(self: LLMEMF, item_ids: Tensor) -> tuple: # (n,) → the different ones (u,), ascending; their unit vectors (modalities, u, d)
     "Each item's vectors, once, however often it stands in a batch."
     unique = torch.unique(item_ids)
-    raw = [self.id_embedding(unique) if m == "id" else self.projection[m](getattr(self, f"feature_{m}")[unique]) for m in self.modalities]
-    return unique, F.normalize(torch.stack(raw), dim=-1)
+    return unique, self._unit(unique)
 
 def _rows(known, item_ids): # the vectors of `item_ids` out of what was looked up: (modalities, n, d)
     at = torch.searchsorted(known[0], item_ids)
@@ -174,7 +178,7 @@ def fusion_weights(self: LLMEMF) -> Tensor: # (2, modalities)
 def keys(self: LLMEMF, item_ids: Tensor, domain: int, known: tuple = None) -> Tensor: # (n,) → (n, modalities · d)
     "The candidates' side of the fused similarity."
     weight, there = self.fusion_weights()[domain][:, None].expand(-1, len(item_ids)), self.available[:, item_ids]
-    rows = _rows(known or self.look_up(item_ids), item_ids)
+    rows = _rows(known, item_ids) if known else self._unit(item_ids)            # a whole domain holds nothing twice
     if self.settings.missing == "renormalise":
         weight = weight * there
         weight = weight / weight.sum(0)
@@ -237,7 +241,7 @@ def sampled_log_likelihood(
 @patch
 def log_likelihoods(self: LLMEMF, items: Tensor, moments: Moments, negatives=None) -> tuple: # (moments, 3) own, other, both, 0 where there is no state; (moments, 3) bool: is there one?
     "log P^s(target) of every moment under each sequence. `negatives`: item ids drawn from X and from Y; None for the full softmax."
-    known = None if negatives is None else self.look_up(torch.cat([items[items > 0], *negatives]))
+    known = None if negatives is None else self.look_up(torch.cat([items[items > 0], moments.target, *negatives]))
     vectors, moment, which = self.queries(items, moments, self.settings.lambda1 > 0 and self.settings.loss != "sequence", known)
     vectors = vectors / self.log_temperature.exp()
     out = torch.zeros(len(moments.row), 3, device=items.device, dtype=torch.promote_types(vectors.dtype, torch.float32))
@@ -289,9 +293,6 @@ def scores(self: LLMEMF, items: Tensor, domain: int, keys: Tensor = None) -> Ten
     out = torch.zeros(len(items), n, device=items.device, dtype=keys.dtype)
     for w, weight in enumerate((self.settings.own, self.settings.lambda1, self.settings.lambda2)):
         rows = torch.nonzero(which == w)[:, 0]
-        if not weight or not len(rows): continue
-        p = (vectors[rows] @ keys.T).softmax(-1)
-        if len(rows) == len(out): out.add_(p, alpha=weight)                     # every history has a state here, and they stand in order
-        else: out.index_add_(0, moment[rows], p, alpha=weight)
+        if weight and len(rows): out.index_add_(0, moment[rows], (vectors[rows] @ keys.T).softmax(-1), alpha=weight)
     # nothing bought in this domain and no cross-domain term: no state, no preference; all items tie
     return out

@@ -1,7 +1,10 @@
 "Skipping, resuming after SIGKILL, and the same ranks twice."
 import hashlib
+import json
 import shutil
 import signal
+import subprocess
+import sys
 import time
 
 import pandas as pd
@@ -91,17 +94,14 @@ def test_every_variant_trains_and_stands_in_the_report(tmp_path):
 OPEN = """
 import sys
 from llm_emf.core import open_run
-sys.stdin.readline()                                                            # all begin together
+print('ready', flush=True); sys.stdin.readline()                                # all begin together
 for k in range(300): open_run(f"{sys.argv[1]}/{k}", "shop", "smoke", 0, "cpu")
 """
 
 
 def test_several_processes_open_one_run_at_once(tmp_path):
-    import json
-    import subprocess
-    import sys
-    processes = [subprocess.Popen([sys.executable, "-c", OPEN, str(tmp_path)], stdin=subprocess.PIPE, stderr=subprocess.PIPE, text=True) for _ in range(3)]
-    time.sleep(4)                                                               # for their imports
+    processes = [subprocess.Popen([sys.executable, "-c", OPEN, str(tmp_path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) for _ in range(3)]
+    assert all(p.stdout.readline() == "ready\n" for p in processes)
     for p in processes: p.stdin.write("go\n"); p.stdin.flush()
     for p in processes:
         _, err = p.communicate(timeout=120)
