@@ -9,7 +9,7 @@ from pathlib import Path
 root, bin = Path(__file__).parent.parent, Path(sys.executable).parent
 with tempfile.TemporaryDirectory() as tmp:
     copy = Path(tmp)/"copy"
-    shutil.copytree(root, copy, ignore=shutil.ignore_patterns(".venv", ".git", "runs", "_docs", "_proc", "__pycache__", "*.egg-info", "build", "dist"))
+    shutil.copytree(root, copy, ignore=shutil.ignore_patterns(".venv", ".git", "runs", "_docs", "_proc", "__pycache__", "*.egg-info", "build", "dist", "kernel-ipc-*"))   # sockets of a papermill run that was killed
     subprocess.run([bin/"nbdev_export"], cwd=copy, check=True)
     subprocess.run([bin/"nbdev_clean"], cwd=copy, check=True)
     drifted = [str(p.relative_to(root)) for part, pattern in (("llm_emf", "*.py"), ("nbs", "*.ipynb")) for p in sorted((root/part).glob(pattern))
