@@ -33,8 +33,9 @@ reproduce: $(READY)
 test: $(READY)
 	@echo "== 1/4 notebooks and library in step, notebooks clean"
 	@$(BIN)/python tests/in_step.py
-	@echo "== 2/4 undefined names"
-	@$(BIN)/ruff check -q --select F821,F811,F401 --ignore F401 llm_emf
+	@echo "== 2/4 undefined and unused names"
+	@$(BIN)/ruff check -q --select F821,F811,F401 llm_emf tests benchmarks
+	@$(BIN)/ruff check -q --select F821 nbs
 	@echo "== 3/4 the notebooks' own tests"
 	@$(BIN)/nbdev_test --n_workers 1 --timing
 	@echo "== 4/4 tests/: every notebook by papermill (profile smoke), command line, faults"

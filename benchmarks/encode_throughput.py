@@ -12,7 +12,8 @@ import pandas as pd
 import torch
 from common import finish
 
-from llm_emf.clip import FolderPictures, VectorStore, clip_text_batches, decoding_workers, encode_missing, load_clip, picture_batches, row_key
+from llm_emf.clip import FolderPictures, clip_text_batches, decoding_workers, load_clip, picture_batches
+from llm_emf.features import VectorStore, encode_missing, row_key
 from llm_emf.core import pick_device
 from llm_emf.pictures import ShopPictures
 from llm_emf.shop import make_catalogue

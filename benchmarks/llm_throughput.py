@@ -12,7 +12,8 @@ import pandas as pd
 import torch
 from common import REAL, finish, peak_gib
 
-from llm_emf.llm import Cache, LLMSettings, LocalLLM, build_prompt, enrich_items, estimate, item_prompts, judge
+from llm_emf.enrich import Cache, enrich_items, estimate, item_prompts, judge
+from llm_emf.llm import LLMSettings, LocalLLM, build_prompt
 from llm_emf.shop import make_catalogue
 
 parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)

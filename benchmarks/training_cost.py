@@ -3,7 +3,6 @@
 The exponent is the slope of log time over log size; 1 is linear, 0 constant. From 200,000 items on the id table has sparse
 gradients (TrainSettings.sparse_ids), which is why the last step of the catalogue need not cost a hundred times the first.
 """
-import json
 
 import matplotlib
 import numpy as np

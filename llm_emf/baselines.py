@@ -10,13 +10,12 @@ __all__ = ['DECAYS', 'SHRINKS', 'domain_slice', 'popularity_scorer', 'item_simil
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 import torch
 from scipy import sparse
 
-from .core import Run, open_run, run_stage
+from .core import Run, run_stage
 from .data import Dataset, Ranges, excludes_seen, load_dataset, load_split, train_count
-from .metrics import per_user, summarise
+from .metrics import per_user
 from .train import draw_stage, load_negatives, rank_cases
 
 # %% ../nbs/09_baselines.ipynb #ec9b0f1f

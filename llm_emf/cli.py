@@ -12,7 +12,7 @@ from pathlib import Path
 
 from fastcore.script import anno_parser, store_true
 
-from .core import PROFILES, InputError, full_name, open_run
+from .core import InputError, full_name, open_run
 
 # %% ../nbs/12_cli.ipynb #4e7a22e2
 def notebook_folder() -> Path:
@@ -66,7 +66,7 @@ def reproduce(
     for k, path in enumerate(notebooks, 1):
         print(f"[{k}/{len(notebooks)}, {time.monotonic() - began:.0f} s] {path.stem}", file=sys.stderr, flush=True)
         parameters = dict(dataset=full_name(dataset), profile=profile, run=str(run.path), seed=seed, device=device)
-        if limit is not None and "_llm" in path.stem: parameters["limit"] = limit
+        if limit is not None and path.stem.endswith("_enrich"): parameters["limit"] = limit
         run_notebook(path, run.path/"notebooks"/path.name, parameters, stream=sys.stderr)
     import pandas as pd
     from llm_emf.report import short_table
@@ -112,7 +112,8 @@ def enrich(
 ):
     "Stage 2: ask the language model about the items. Answers are kept as they arrive; nothing is asked twice."
     from llm_emf.core import with_words
-    from llm_emf.llm import BackendSettings, LLMSettings, enrich, estimate, item_prompts, open_cache, run_items
+    from llm_emf.enrich import enrich, estimate, item_prompts, open_cache, run_items
+    from llm_emf.llm import BackendSettings, LLMSettings
     run, who = _reopen(out, device), with_words(BackendSettings(base_url=base_url, budget=budget), backend)
     if budget and not (who.price_in or who.price_out): raise InputError('--budget needs prices: --backend "price_in=0.5 price_out=2" (USD a million tokens)')
     if no_cache: cache = cache or str(run.path/"fresh-llm-cache.sqlite")
@@ -168,6 +169,8 @@ def train(
     m = replace(m, **{k: v for k, v in {"d": d}.items() if v is not None})
     t = replace(t, **{k: v for k, v in {"epochs": epochs, "learning_rate": learning_rate, "precision": precision}.items() if v is not None})
     words = settings.replace(",", " ").split()
+    for name in (w.partition("=")[0] for w in words):
+        if name not in {**m.__dataclass_fields__, **t.__dataclass_fields__}: raise InputError(f"there is no setting {name!r}; of training there are: {', '.join(t.__dataclass_fields__)}; of the model: {', '.join(m.__dataclass_fields__)}")
     of_training = [w for w in words if w.partition("=")[0] in t.__dataclass_fields__]
     t, m = with_words(t, " ".join(of_training)), with_words(m, " ".join(w for w in words if w not in of_training))
     print(train(run, variant, m, t))

@@ -9,14 +9,14 @@ __all__ = ['SPLITS', 'SHOP_USERS', 'PUBLISHED', 'Dataset', 'build_dataset', 'rea
            'read_source', 'prepare']
 
 # %% ../nbs/02_data.ipynb #8f1cdf4a
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import torch
 
-from .core import InputError, Run, open_run, read_json, run_stage, stream, write_json
+from .core import InputError, Run, read_json, run_stage, stream, write_json
 from .fetch import PAIRS, fetch_amazon, parse_name
 from .raw import raw_names
 from .readers import C2DSR_NAMES, CleanSettings, Purchases, clean, cut_windows, find_file, read_amazon, read_c2dsr, read_recbole

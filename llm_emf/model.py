@@ -103,7 +103,7 @@ def principal_components(vectors: Tensor, d: int) -> Tensor: # (n, e) → (n, mi
 
 # %% ../nbs/06_model.ipynb #909178d3
 class LLMEMF(nn.Module):
-    "LLM-EMF. `features` are vectors with row 0 for padding, `has` their masks; see `llm_emf.clip.Features`."
+    "LLM-EMF. `features` are vectors with row 0 for padding, `has` their masks; see `llm_emf.features.Features`."
     def __init__(
         self,
         settings: ModelSettings,

@@ -13,8 +13,8 @@ import numpy as np
 import pandas as pd
 import torch
 
-from .clip import load_features
-from .core import InputError, Run, open_run, pick_device
+from .features import load_features
+from .core import InputError, pick_device
 from .data import Dataset, load_dataset
 from .model import LLMEMF
 from .train import feature_stage, load_model, slug

@@ -8,15 +8,14 @@ __all__ = ['COLUMNS', 'COLOUR', 'NAMES', 'STYLE', 'method_of', 'collect_ranks', 
            'stage_summary_version', 'short_table']
 
 # %% ../nbs/11_report.ipynb #be14891b
-import base64, html, io, os, shutil
+import base64, html, os, shutil
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
-import matplotlib
 import matplotlib.pyplot as plt
 
-from .core import InputError, Run, open_run, read_json, run_stage, stage_summary
+from .core import InputError, Run, read_json, run_stage, stage_summary
 from .data import excludes_seen, load_dataset, load_split, repeat_share
 from .metrics import METRICS, compare, holm, per_user, summarise
 from .train import slug

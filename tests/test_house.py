@@ -25,8 +25,8 @@ def test_modules_import_lower_numbers_only_and_no_stars():
         for node in ast.walk(ast.parse((ROOT/"llm_emf"/f"{module}.py").read_text(encoding="utf-8"))):
             if isinstance(node, ast.ImportFrom):
                 assert node.names[0].name != "*", f"{module} imports a star"
-                if node.module and node.module.startswith("llm_emf.") and node.module != "llm_emf._modidx":
-                    other = node.module.split(".")[1]
+                other = node.module if node.level == 1 else (node.module or "").removeprefix("llm_emf.")   # `from .core` or `from llm_emf.core`
+                if other in number:
                     assert number[other] < own, f"{module} (notebook {own}) imports {other} (notebook {number[other]})"
 
 

@@ -5,7 +5,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from llm_emf.llm import Cache, LLMSettings, LocalLLM, build_prompt, enrich_items
+from llm_emf.enrich import Cache, enrich_items
+from llm_emf.llm import LLMSettings, LocalLLM, build_prompt
 from llm_emf.small_clip import train_small_clip
 
 

@@ -5,7 +5,7 @@ from llm_emf.baselines import run_baselines
 from llm_emf.clip import encode
 from llm_emf.core import open_run, stage_summary
 from llm_emf.data import prepare
-from llm_emf.llm import enrich
+from llm_emf.enrich import enrich
 from llm_emf.report import report
 from llm_emf.train import evaluate, profile_variants, train
 

@@ -73,7 +73,7 @@ def test_every_variant_trains_and_stands_in_the_report(tmp_path):
     from llm_emf.clip import ClipSettings, encode
     from llm_emf.core import open_run
     from llm_emf.data import prepare
-    from llm_emf.llm import enrich
+    from llm_emf.enrich import enrich
     from llm_emf.model import VARIANTS, ModelSettings
     from llm_emf.report import report
     from llm_emf.train import TrainSettings, evaluate, train

