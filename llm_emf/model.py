@@ -37,7 +37,7 @@ class ModelSettings:
     fusion: str = "learnt" # `learnt` or `fixed` (equal) weights of the modalities. [open]
     fusion_per_domain: bool = True # whether X and Y learn weights of their own. [open]
     missing: str = "renormalise" # an item without a picture or text: `renormalise` gives its weight to the modalities it has; `placeholder` compares with a learnt vector in its stead. [open]
-    id_start: str = "features" # where id vectors begin: `features`: at the leading principal components of the frozen vectors; `random`. On food-kitchen, leave-one-out, valid MRR was 4.9% against 4.4% (seed 0). [open]
+    id_start: str = "random" # where id vectors begin: at `random`, or with `features` at the leading principal components of the frozen vectors, as the profiles of large catalogues have it. [open]
     temperature: float = 0.08 # at the start if learnt. [open]
     learn_temperature: bool = True # [open]
     loss: str = "target" # `target`: each target is predicted from S^X, S^Y and S^{X+Y} (the forerunners' reading); `sequence`: each sequence predicts its own next item (the re-implementation's); `mixture`: the log-likelihood of the decision rule itself (ours)

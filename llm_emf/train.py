@@ -289,7 +289,7 @@ def profile_variants(run: Run) -> list:
 def profile_settings(run: Run, dataset: Dataset, variant: str = "llm-emf") -> tuple: # ModelSettings, TrainSettings
     "The settings of a profile, for a data set of a given size. For large ones the text above the cell says why."
     large = dataset.n_items > 10_000
-    model = ModelSettings(negatives=2048, dropout=0.4) if large else ModelSettings()
+    model = ModelSettings(negatives=2048, dropout=0.4, id_start="features") if large else ModelSettings()
     epochs = {"smoke": 1, "quick": (12 if variant == "sasrec" else 6) if large else 20, "paper": 12 if large else 40}[run.profile]
     return model, TrainSettings(epochs=epochs, patience=5 if run.profile == "paper" else 3)
 
