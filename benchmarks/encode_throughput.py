@@ -13,8 +13,8 @@ import torch
 from common import finish
 
 from llm_emf.clip import FolderPictures, clip_text_batches, decoding_workers, load_clip, picture_batches
-from llm_emf.features import VectorStore, encode_missing, row_key
 from llm_emf.core import pick_device
+from llm_emf.features import VectorStore, encode_missing, row_key
 from llm_emf.pictures import ShopPictures
 from llm_emf.shop import make_catalogue
 

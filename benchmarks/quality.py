@@ -20,10 +20,10 @@ from common import REAL, ROOT, finish
 
 from llm_emf.baselines import best_item_knn, popularity_scorer
 from llm_emf.clip import ClipSettings, encode
-from llm_emf.features import Features, load_features
 from llm_emf.core import derive, open_run, set_seed
 from llm_emf.data import excludes_seen, load_dataset, make_split, prepare
 from llm_emf.enrich import enrich
+from llm_emf.features import Features, load_features
 from llm_emf.metrics import bootstrap, holm, per_user
 from llm_emf.model import LLMEMF, ModelSettings, variant_settings
 from llm_emf.shop import ShopSettings

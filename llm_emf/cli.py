@@ -168,11 +168,7 @@ def train(
     m, t = profile_settings(run, load_dataset(run.path/"prepare"), variant)
     m = replace(m, **{k: v for k, v in {"d": d}.items() if v is not None})
     t = replace(t, **{k: v for k, v in {"epochs": epochs, "learning_rate": learning_rate, "precision": precision}.items() if v is not None})
-    words = settings.replace(",", " ").split()
-    for name in (w.partition("=")[0] for w in words):
-        if name not in {**m.__dataclass_fields__, **t.__dataclass_fields__}: raise InputError(f"there is no setting {name!r}; of training there are: {', '.join(t.__dataclass_fields__)}; of the model: {', '.join(m.__dataclass_fields__)}")
-    of_training = [w for w in words if w.partition("=")[0] in t.__dataclass_fields__]
-    t, m = with_words(t, " ".join(of_training)), with_words(m, " ".join(w for w in words if w not in of_training))
+    t, m = with_words(t, settings, m)
     print(train(run, variant, m, t))
 
 def evaluate(

@@ -76,17 +76,21 @@ class InputError(ValueError):
 def with_words(
     settings, # a dataclass instance
     words: str, # e.g. "pictures=0 transfer=0.5"; commas will do as well
-):
+    *more, # further instances: a word goes to the first that has its field
+): # the settings, or a list of them if there are several
     "The settings with some fields changed. Raises `InputError` for a name that is not there or a value of another kind."
-    changed = {}
+    parts = [settings, *more]
+    changed = [{} for _ in parts]
     for word in words.replace(",", " ").split():
         name, equals, value = word.partition("=")
         if not equals: raise InputError(f"{word!r} is not of the form name=value")
-        if name not in settings.__dataclass_fields__: raise InputError(f"there is no setting {name!r}; there are: {', '.join(settings.__dataclass_fields__)}")
-        kind = type(getattr(settings, name))
-        try: changed[name] = {"true": True, "false": False, "1": True, "0": False}[value.lower()] if kind is bool else kind(value)
+        k = next((k for k, s in enumerate(parts) if name in s.__dataclass_fields__), None)
+        if k is None: raise InputError(f"there is no setting {name!r}; there are: {', '.join(n for s in parts for n in s.__dataclass_fields__)}")
+        kind = type(getattr(parts[k], name))
+        try: changed[k][name] = {"true": True, "false": False, "1": True, "0": False}[value.lower()] if kind is bool else kind(value)
         except (ValueError, KeyError): raise InputError(f"{name} must be {'true or false' if kind is bool else 'a number' if kind in (int, float) else kind.__name__}, not {value!r}") from None
-    return replace(settings, **changed)
+    done = [replace(s, **c) for s, c in zip(parts, changed)]
+    return done if more else done[0]
 
 # %% ../nbs/00_core.ipynb #d4baf956
 def file_hash(path) -> str: # 32 hexadecimal digits

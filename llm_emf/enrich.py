@@ -8,7 +8,7 @@ __all__ = ['COLUMNS', 'TEXTS', 'USABLE', 'PROFILE_LIMIT', 'FACTS', 'Cache', 'cac
            'enrich', 'title_rank', 'judge']
 
 # %% ../nbs/03a_enrich.ipynb #488f9ddf
-import json, os, random, re, socket, sqlite3, sys, time, uuid
+import json, os, random, re, socket, sqlite3, time, uuid
 from contextlib import closing
 from dataclasses import asdict
 from importlib import resources
@@ -16,11 +16,10 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from tqdm import tqdm
 
-from .core import InputError, Run, content_hash, run_stage
+from .core import InputError, Run, content_hash, progress, run_stage
 from .data import load_dataset, load_split, train_count
-from .llm import BackendSettings, LLMSettings, build_prompt, clean_title, make_llm, parse_answer
+from .llm import BackendSettings, LLMSettings, build_prompt, make_llm, parse_answer
 from .readers import clean_text
 
 # %% ../nbs/03a_enrich.ipynb #868f5f6e
@@ -59,15 +58,15 @@ class Cache:
             db.execute("DELETE FROM claims WHERE until < ?", (time.time(),))
             db.executemany("INSERT OR IGNORE INTO claims VALUES (?, ?, ?)", [(k, self.owner, time.time() + seconds) for k in keys])
             mine = {k for k, in db.execute("SELECT key FROM claims WHERE owner = ?", (self.owner,))} & set(keys)
-            answered = self._answered(db, mine)
+            answered = self._known(db, mine)
             db.commit()
-        return mine - answered
+        return mine - answered.keys()
 
-    def _answered(self, db, keys) -> set:
-        found, keys = set(), list(keys)
+    def _known(self, db, keys) -> dict: # key → answer
+        found, keys = {}, list(keys)
         for k in range(0, len(keys), 500):
             part = keys[k:k + 500]
-            found |= {a for a, in db.execute(f"SELECT key FROM answers WHERE key IN ({','.join('?' * len(part))})", part)}
+            found.update(db.execute(f"SELECT key, answer FROM answers WHERE key IN ({','.join('?' * len(part))})", part))
         return found
 
     def release(self) -> None:
@@ -82,12 +81,7 @@ class Cache:
 
     def get(self, keys) -> dict: # key → answer, for those that are there
         "Look up many answers."
-        found, keys = {}, list(keys)
-        with closing(self._open()) as db:
-            for k in range(0, len(keys), 500):
-                part = keys[k:k + 500]
-                found.update(db.execute(f"SELECT key, answer FROM answers WHERE key IN ({','.join('?' * len(part))})", part))
-        return found
+        with closing(self._open()) as db: return self._known(db, keys)
 
     def put(self, rows) -> None:
         "Store rows (dicts with `COLUMNS`) in one durable transaction; an answer that is there already stays."
@@ -116,6 +110,12 @@ def cache_key(messages, settings: LLMSettings) -> str:
 class BudgetSpent(InputError):
     "The budget allows no further question; what has been answered is kept."
 
+def _unanswered(prompts, cache, settings) -> tuple: # each prompt's key; key → prompt of those that the cache does not know
+    keys = [cache_key(p, settings) for p in prompts]
+    missing = dict(zip(keys, prompts))
+    for k in cache.get(missing): missing.pop(k)
+    return keys, missing
+
 def ask(
     prompts: list, # of message lists
     cache: Cache,
@@ -125,9 +125,7 @@ def ask(
     device="auto",
 ) -> list: # one answer a prompt, in their order
     "Answer all prompts, asking only for those that the cache does not know. What was answered before a kill stays answered. Raises `BudgetSpent`, or `InputError` if some got no answer."
-    keys = [cache_key(p, settings) for p in prompts]
-    missing = {k: p for k, p in zip(keys, prompts)}
-    for k in cache.get(missing): missing.pop(k)
+    keys, missing = _unanswered(prompts, cache, settings)
     if not missing: return list(map(cache.get(keys).get, keys))
     llm, spent, reserved, refused = llm or make_llm(settings, backend, device), 0.0, {}, []
     most_out = settings.max_new_tokens * backend.price_out / 1e6
@@ -136,7 +134,7 @@ def ask(
         if backend.budget and spent + sum(reserved.values()) + cost > backend.budget: refused.append(1); return False
         reserved[id(prompt)] = cost
         return True
-    with tqdm(total=len(missing), desc=f"asking {settings.model}", unit="item", mininterval=1, ncols=100, file=sys.stderr) as bar:
+    with progress(None, f"asking {settings.model}", len(missing), "item") as bar:
         for attempt in range(4):
             chunk = 4 * max(backend.batch_size if not backend.base_url else 0, backend.concurrency)
             for at in range(0, len(missing), chunk):                            # claims are small, so that two processes share the work
@@ -162,9 +160,7 @@ def estimate(
     probe: int = 16, # prompts that a model in this process really answers, to time it; their answers are kept
 ) -> dict: # prompts, known, to ask, tokens in, tokens out, hours, USD
     "What answering would take, before it is spent. A server is not asked; its figures come from answers of the same model in the cache, or from the limits."
-    keys = [cache_key(p, settings) for p in prompts]
-    missing = {k: p for k, p in zip(keys, prompts)}
-    for k in cache.get(missing): missing.pop(k)
+    keys, missing = _unanswered(prompts, cache, settings)
     todo, local = list(missing.values()), not backend.base_url
     llm = make_llm(settings, backend, device)
     if local: tokens_in = sum(llm.count_tokens(todo)) if todo else 0
@@ -203,7 +199,7 @@ def enrich_items(
 
 def item_prompts(items, settings=LLMSettings(), limit=-1, facts=()) -> tuple: # table of item_id, title, description; the prompts of its first `limit` rows
     "The prompts about items."
-    titles = [clean_title(t) for t in items["title"]]
+    titles = [clean_text(t) for t in items["title"]]
     description = [clean_text(d) if isinstance(d, str) else "" for d in items["description"]] if "description" in items else [""] * len(items)
     n = len(items) if limit < 0 else min(limit, len(items))
     facts = [c for c in facts if c in items.columns]

@@ -13,9 +13,9 @@ import numpy as np
 import pandas as pd
 import torch
 
-from .features import load_features
 from .core import InputError, pick_device
 from .data import Dataset, load_dataset
+from .features import load_features
 from .model import LLMEMF
 from .train import feature_stage, load_model, slug
 

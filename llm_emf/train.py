@@ -21,9 +21,9 @@ from accelerate.utils import DistributedDataParallelKwargs, is_tensorboard_avail
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 
-from .features import Features, load_features
 from .core import InputError, Run, derive, pick_device, progress, read_json, run_stage, set_seed, stage_holds, stage_key, stream, write_json
 from .data import Dataset, Ranges, excludes_seen, load_dataset, load_split, pad, train_batches, windows
+from .features import Features, load_features
 from .metrics import draw_negatives, full_rank, per_user, sampled_rank
 from .model import LLMEMF, ModelSettings, VARIANTS, variant_settings
 

@@ -7,9 +7,9 @@ import pytest
 import torch
 
 from llm_emf.cli import numbered_notebooks, run_notebook
-from llm_emf.features import load_features
 from llm_emf.core import stage_summary
 from llm_emf.data import load_dataset, load_split
+from llm_emf.features import load_features
 from llm_emf.train import load_model
 
 
