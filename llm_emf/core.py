@@ -6,7 +6,8 @@
 __all__ = ['FORMAT', 'PROFILES', 'COLOUR', 'NAMES', 'InputError', 'file_hash', 'content_hash', 'folder_hashes', 'write_json',
            'read_json', 'versions', 'full_name', 'Run', 'open_run', 'stage_command', 'read_manifest', 'stage_summary',
            'stage_holds', 'stale_stages', 'check_inputs', 'stage_key', 'stage_lock', 'run_stage', 'derive', 'stream',
-           'set_seed', 'pick_device', 'with_words', 'settings_table', 'progress', 'tidy', 'repair_torchvision']
+           'set_seed', 'pick_device', 'processes', 'with_words', 'settings_table', 'progress', 'tidy',
+           'repair_torchvision']
 
 # %% ../nbs/00_core.ipynb #b20b3b28
 import hashlib
@@ -491,6 +492,19 @@ def _check_cuda(device):
     if int(device.partition(":")[2] or 0) >= there:
         raise InputError(f"device {device!r} was asked for, but this torch sees only "
                          f"{', '.join(f'cuda:{k}' for k in range(there))}. Use one of these.")
+
+# %% ../nbs/00_core.ipynb #d33adf6b
+def processes(
+    device="auto", # the device asked for
+): # an `accelerate.PartialState`: is_main_process, process_index, num_processes, wait_for_everyone()
+    "The processes of `accelerate launch`, or this one alone, for the device asked for."
+    from accelerate.state import AcceleratorState, PartialState
+    cpu = pick_device(device).type == "cpu"
+    state = PartialState(cpu=cpu)
+    if state.num_processes == 1 and (state.device.type == "cpu") != cpu:
+        AcceleratorState._reset_state(reset_partial_state=True)
+        state = PartialState(cpu=cpu)
+    return state
 
 # %% ../nbs/00_core.ipynb #17abb0f4
 def with_words(

@@ -1,0 +1,83 @@
+"Build the site: nbdev makes the pages, Quarto or smalldocs renders them, and nothing in them needs a network."
+import json
+import re
+import shutil
+import subprocess
+import sys
+from html import unescape
+from pathlib import Path
+
+from latex2mathml.converter import convert
+from nbdev.config import get_config
+from nbdev.serve import proc_nbs
+
+ROOT = Path(__file__).parent.parent
+PROC, OUT = ROOT/"_proc", ROOT/"_docs"
+
+
+def page_names() -> dict:
+    "Module → page: core → 00_core.html."
+    found = {}
+    for path in sorted((ROOT/"nbs").glob("[0-9]*.ipynb")):
+        if exported := re.search(r"default_exp (\w+)", path.read_text(encoding="utf-8")):
+            found[exported[1]] = f"{path.stem}.html"
+    return found
+
+
+def link_locally(text: str, folder: str, site: str, pages: dict) -> str:
+    "Links to the published site become links to the page of this build."
+    def page(m):
+        return folder + pages[m[1]] if m[1] in pages else m[0]
+    return re.sub(re.escape(site) + r"/(\w+)\.html", page, text)
+
+
+def fix_sources() -> None:
+    "The same file names and links under Quarto and smalldocs: a page is called as its notebook."
+    config, pages = get_config(), page_names()
+    site = f"{config.doc_host}{config.doc_baseurl}".rstrip("/")
+    for path in sorted(PROC.rglob("*.ipynb")):
+        folder = "../" * (len(path.relative_to(PROC).parts) - 1)
+        text = link_locally(path.read_text(encoding="utf-8"), folder, site, pages)
+        notebook = json.loads(text)
+        for cell in notebook["cells"][:1]:
+            cell["source"] = re.sub(r"^output-file:.*\n", "", "".join(cell["source"]), flags=re.M)
+        path.write_text(json.dumps(notebook), encoding="utf-8")
+
+
+def mathml(m: re.Match) -> str:
+    "A KaTeX span as MathML, which browsers render by themselves."
+    kind, latex = m[1], unescape(m[2]).strip()[2:-2]
+    display = "block" if kind == "display" else "inline"
+    try:
+        return convert(latex, display=display)
+    except Exception as e:
+        sys.exit(f"this formula cannot be converted: {latex}\n{type(e).__name__}: {e}")
+
+
+def fix_pages() -> None:
+    "Formulas as MathML; no script or style sheet from elsewhere."
+    for path in sorted(OUT.rglob("*.html")):
+        text = path.read_text(encoding="utf-8")
+        text = re.sub(r'<span class="math (inline|display)">(.*?)</span>', mathml, text, flags=re.S)
+        text = re.sub(r'<script[^>]*cdn\.jsdelivr\.net/npm/katex[^>]*>.*?</script>', "", text, flags=re.S)
+        text = re.sub(r'<link[^>]*cdn\.jsdelivr\.net/npm/katex[^>]*>', "", text)
+        path.write_text(text, encoding="utf-8")
+
+
+def main() -> None:
+    for folder in (PROC, OUT):
+        shutil.rmtree(folder, ignore_errors=True)
+    print("== notebooks to pages", flush=True)
+    proc_nbs(n_workers=1)
+    shutil.copy(ROOT/"_quarto.yml", PROC)
+    fix_sources()
+    if shutil.which("quarto"):
+        subprocess.run(["quarto", "render", PROC, "--no-execute"], check=True)
+    else:
+        subprocess.run([Path(sys.executable).parent/"smalldocs", "render", PROC], check=True)
+        fix_pages()
+    print(f"The site: {OUT.relative_to(ROOT)}/index.html")
+
+
+if __name__ == "__main__":
+    main()
