@@ -63,12 +63,12 @@ def has_split(self: Dataset) -> bool:
     "Whether the source divides its users into train, valid and test."
     return bool((self.split > 0).any())
 
-# %% ../nbs/02_data.ipynb #a35e3989
+# %% ../nbs/02_data.ipynb #5a4e488e
 @patch
 def domain_range(
     self: Dataset,
     domain: int, # 0 for X, 1 for Y
-) -> tuple: # (int, int)
+) -> tuple[int, int]:
     "The first item id of a domain and its number of items. Raises `ValueError` for another domain."
     if domain not in (0, 1):
         raise ValueError(f"domain must be 0 (X) or 1 (Y), not {domain!r}")
