@@ -63,12 +63,12 @@ def has_split(self: Dataset) -> bool:
     "Whether the source divides its users into train, valid and test."
     return bool((self.split > 0).any())
 
-# %% ../nbs/02_data.ipynb #a35e3989
+# %% ../nbs/02_data.ipynb #5a4e488e
 @patch
 def domain_range(
     self: Dataset,
     domain: int, # 0 for X, 1 for Y
-) -> tuple: # (int, int)
+) -> tuple[int, int]:
     "The first item id of a domain and its number of items. Raises `ValueError` for another domain."
     if domain not in (0, 1):
         raise ValueError(f"domain must be 0 (X) or 1 (Y), not {domain!r}")
@@ -436,11 +436,12 @@ def excludes_seen(dataset: Dataset, train: Ranges) -> bool:
     "Whether items already bought are left out: under 1 in 1,000 training purchases is a repeat."
     return repeat_share(dataset, train) < 0.001
 
-# %% ../nbs/02_data.ipynb #1ef0e292
+# %% ../nbs/02_data.ipynb #e79e3124
 def pad(
     dataset: Dataset,
-    start, stop, # (n,) ranges
-    max_length: int, # of what is older, nothing is kept
+    start: np.ndarray, # (n,) first positions
+    stop: np.ndarray, # (n,) one past the last positions
+    max_length: int, # older items are left out
 ) -> torch.Tensor: # (n, longest) int64, 0 = padding on the right
     "The last `max_length` items of each range."
     start = np.maximum(start, stop - max_length)
