@@ -69,12 +69,13 @@ def item_similarity(
     entries = (shared.data / expected, (shared.row, shared.col))
     return sparse.csr_matrix(entries, shape=shared.shape)
 
-# %% ../nbs/09_baselines.ipynb #a0e5186f
+# %% ../nbs/09_baselines.ipynb #64ef2288
 class ItemKNNScorer:
     "Similarity to the items of a history, recent purchases first."
-    def __init__(self, similarity: sparse.csr_matrix, decay: float, dataset: Dataset, notes: dict = {}):
-        self.similarity, self.decay, self.notes = similarity, decay, notes
-        self.dataset = dataset
+    def __init__(self, similarity: sparse.csr_matrix, decay: float, dataset: Dataset,
+                 notes: dict = {}):
+        self.similarity, self.decay = similarity, decay
+        self.dataset, self.notes = dataset, notes
 
     def score(self, histories: Tensor, domain: int) -> Tensor:
         items = histories.cpu().numpy()
@@ -107,7 +108,7 @@ class ItemKNN(Method):
     def default_settings(self, task: Task, profile: str = "quick") -> ItemKNNSettings:
         return ItemKNNSettings()
 
-# %% ../nbs/09_baselines.ipynb #38454b07
+# %% ../nbs/09_baselines.ipynb #2e16e5a9
 @patch
 def fit(self: ItemKNN, task: Task, settings=None, folder=None, device="auto") -> ItemKNNScorer:
     "Try each pair of settings on the valid users."
@@ -116,7 +117,8 @@ def fit(self: ItemKNN, task: Task, settings=None, folder=None, device="auto") ->
     for shrink in s.shrinks:
         similarity = item_similarity(task.dataset, task.split["train"], shrink)
         for decay in s.decays:
-            scorer = ItemKNNScorer(similarity, decay, task.dataset, {"decay": decay, "shrinkage": shrink})
+            notes = {"decay": decay, "shrinkage": shrink}
+            scorer = ItemKNNScorer(similarity, decay, task.dataset, notes)
             ranks = task.rank(scorer, watched, sampled=False, what=f"item-kNN δ={decay} s={shrink}")
             mrr = per_user(ranks["rank"], "mrr").mean()
             if mrr > best:
