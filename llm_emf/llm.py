@@ -456,11 +456,12 @@ COMMAND = re.compile("|".join((
     r"###\s*(?:instruction|system|response|assistant)\b",
 )), re.I)
 
-# %% ../nbs/03_llm.ipynb #e13e098e
+# %% ../nbs/03_llm.ipynb #e14602af
 REQUEST = re.compile(r"\b(?:" + "|".join((
     r"you are now|from now on|act as|pretend (?:to be|that|you)|you must",
     r"(?:answer|reply|respond)\W+(?:with|by|in|as)",
-    r"(?:say|print|write|output|return|repeat|add|include|append|insert|mention)(?:\s*[\"“«]|\s+['‘])",
+    r"(?:say|print|write|output|return|repeat|add|include|append|insert|mention)"
+    r"(?:\s*[\"“«]|\s+['‘])", # say "…"
     r"(?:ignore|disregard|forget|override)\b[^.!?;:]{0,40}\b(?:rules?|instructions?|prompts?|"
     r"previous|prior|everything|said|told|(?:product|item|title|question|task)(?= |$))",
     r"(?:do not|don't|never|stop)\W+(?:describ|answer|summari[sz]|mention)\w*",
