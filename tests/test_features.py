@@ -83,6 +83,48 @@ def test_a_hundred_thousand_rows_survive_a_kill_and_open_at_once(tmp_path):
     assert (store.rows([row_key(f"item {k}") for k in some])[:, 5] == some).all()
 
 
+WRITE = """
+import sys
+import numpy as np
+from llm_emf.features import VectorStore, row_key
+folder, first, writer = sys.argv[1], int(sys.argv[2]), sys.argv[3]
+store = VectorStore(folder, {"model": "demo"}, 16, writer)
+print("ready", flush=True)
+sys.stdin.readline()                                                            # all begin together
+for at in range(first, first + 20_000, 64):
+    block = range(at, min(at + 64, first + 20_000))
+    vectors = np.repeat(np.arange(block.start, block.stop, dtype=np.float32)[:, None], 16, 1)
+    store.append([row_key(f"item {n}") for n in block], vectors)
+    print(at, flush=True)
+"""
+
+
+@pytest.mark.parametrize("writers", ["000", "012"], ids=["one pair of files", "files of their own"])
+def test_three_processes_append_to_one_store_and_one_is_killed(writers, tmp_path):
+    "Each offers 20,000 rows in blocks of 64, half of which its neighbour offers too; the third is killed."
+    from llm_emf.features import VectorStore, row_key
+    (tmp_path/"write.py").write_text(WRITE)
+    started = [subprocess.Popen([sys.executable, tmp_path/"write.py", tmp_path/"store", str(first), writer],
+                                stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+               for first, writer in zip((0, 10_000, 20_000), writers)]
+    for process in started: assert process.stdout.readline() == "ready\n"
+    for process in started: print(file=process.stdin, flush=True)
+    for _ in range(60): last = started[2].stdout.readline()
+    assert int(last) >= 20_000 + 50 * 64
+    started[2].send_signal(signal.SIGKILL)
+    for process in started: process.communicate(timeout=300)
+    assert [process.returncode for process in started] == [0, 0, -signal.SIGKILL]
+    store = VectorStore(tmp_path/"store", {"model": "demo"}, 16)
+    stored = np.concatenate([np.frombuffer(file.read_bytes(), "V16") for file in store.folder.glob("*.keys")])
+    number = {row_key(f"item {n}"): n for n in range(40_000)}
+    numbers = np.array([number[key] for key in stored.tolist()])
+    vectors = store.rows(stored.tolist())
+    assert (vectors == numbers[:, None]).all(), f"{(vectors[:, 0] != numbers).sum()} rows hold another key's vector"
+    assert len(np.unique(numbers)) == len(numbers) == len(store), "a key stands there twice"
+    assert np.isin(np.arange(30_000), numbers).all(), "rows of the two that were not killed"
+    assert np.isin(np.arange(20_000, int(last) + 64), numbers).all(), "rows that the third had reported"
+
+
 READ = """
 import sys, time
 import numpy as np
