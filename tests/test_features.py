@@ -14,7 +14,7 @@ import torch
 from llm_emf.clip import ClipSettings, encode, encode_pictures, encode_texts_clip, load_clip
 from llm_emf.core import open_run, set_seed
 from llm_emf.data import load_dataset, prepare
-from llm_emf.enrich import enrich
+from llm_emf.enrich import enrich_catalogue
 from llm_emf.features import Features, load_features
 from llm_emf.model import LLMEMF, ModelSettings
 from llm_emf.pictures import ShopPictures
@@ -83,6 +83,48 @@ def test_a_hundred_thousand_rows_survive_a_kill_and_open_at_once(tmp_path):
     assert (store.rows([row_key(f"item {k}") for k in some])[:, 5] == some).all()
 
 
+WRITE = """
+import sys
+import numpy as np
+from llm_emf.features import VectorStore, row_key
+folder, first, writer = sys.argv[1], int(sys.argv[2]), sys.argv[3]
+store = VectorStore(folder, {"model": "demo"}, 16, writer)
+print("ready", flush=True)
+sys.stdin.readline()                                                            # all begin together
+for at in range(first, first + 20_000, 64):
+    block = range(at, min(at + 64, first + 20_000))
+    vectors = np.repeat(np.arange(block.start, block.stop, dtype=np.float32)[:, None], 16, 1)
+    store.append([row_key(f"item {n}") for n in block], vectors)
+    print(at, flush=True)
+"""
+
+
+@pytest.mark.parametrize("writers", ["000", "012"], ids=["one pair of files", "files of their own"])
+def test_three_processes_append_to_one_store_and_one_is_killed(writers, tmp_path):
+    "Each offers 20,000 rows in blocks of 64, half of which its neighbour offers too; the third is killed."
+    from llm_emf.features import VectorStore, row_key
+    (tmp_path/"write.py").write_text(WRITE)
+    started = [subprocess.Popen([sys.executable, tmp_path/"write.py", tmp_path/"store", str(first), writer],
+                                stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+               for first, writer in zip((0, 10_000, 20_000), writers)]
+    for process in started: assert process.stdout.readline() == "ready\n"
+    for process in started: print(file=process.stdin, flush=True)
+    for _ in range(60): last = started[2].stdout.readline()
+    assert int(last) >= 20_000 + 50 * 64
+    started[2].send_signal(signal.SIGKILL)
+    for process in started: process.communicate(timeout=300)
+    assert [process.returncode for process in started] == [0, 0, -signal.SIGKILL]
+    store = VectorStore(tmp_path/"store", {"model": "demo"}, 16)
+    stored = np.concatenate([np.frombuffer(file.read_bytes(), "V16") for file in store.folder.glob("*.keys")])
+    number = {row_key(f"item {n}"): n for n in range(40_000)}
+    numbers = np.array([number[key] for key in stored.tolist()])
+    vectors = store.rows(stored.tolist())
+    assert (vectors == numbers[:, None]).all(), f"{(vectors[:, 0] != numbers).sum()} rows hold another key's vector"
+    assert len(np.unique(numbers)) == len(numbers) == len(store), "a key stands there twice"
+    assert np.isin(np.arange(30_000), numbers).all(), "rows of the two that were not killed"
+    assert np.isin(np.arange(20_000, int(last) + 64), numbers).all(), "rows that the third had reported"
+
+
 READ = """
 import sys, time
 import numpy as np
@@ -123,7 +165,7 @@ def test_two_processes_fill_one_store(tmp_path):
     found = {}
     for n in (1, 2):
         run = open_run(tmp_path/str(n)/"r", str(tmp_path/"data"), "smoke", 0, "cpu")
-        prepare(run); enrich(run, limit=0)
+        prepare(run); enrich_catalogue(run, limit=0)
         start = [sys.executable] if n == 1 else [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
         (tmp_path/"shares.py").write_text(SHARES)
         done = subprocess.run([*start, str(tmp_path/"shares.py"), str(run.path), str(tmp_path/"data")], capture_output=True, text=True, timeout=600, env=os.environ | {"OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"})
@@ -171,7 +213,7 @@ def test_a_damaged_catalogue_is_counted_and_does_no_harm(tmp_path):
     state, empty = damaged_catalogue(tmp_path/"data")
     run = open_run(tmp_path/"runs"/"r", str(tmp_path/"data"), "smoke", 0, "cpu")
     prepare(run)
-    enrich(run, limit=0)
+    enrich_catalogue(run, limit=0)
     folder = encode(run, ClipSettings())
     data = load_dataset(run.path/"prepare")
     f = load_features(folder, data.items)
@@ -198,6 +240,40 @@ def test_a_damaged_catalogue_is_counted_and_does_no_harm(tmp_path):
     items.loc[0, "title"] = "Another Thing Altogether"
     items.to_parquet(tmp_path/"data"/"items.parquet")
     again = open_run(tmp_path/"runs"/"again", str(tmp_path/"data"), "smoke", 0, "cpu")
-    prepare(again); enrich(again, limit=0)
+    prepare(again); enrich_catalogue(again, limit=0)
     encode(again, ClipSettings())
     assert json.loads((again.path/"encode"/"manifest.json").read_text())["summary"]["computed now"] <= 1 + (~good).sum() + 1
+
+
+SAID = [("Blue Wok", "useful for stir fry", "a pan"), ("Rice Bowl", "", ""),     # title, LLM text, description
+        ("", "keeps the tea warm", ""), ("   ", "", ""), ("", "", "a tin of tea"), ("", "  ", " ")]
+HAS = {"title": [1, 1, 0, 0, 0, 0], "llm": [1, 1, 1, 0, 0, 0],
+       "title+llm": [1, 1, 1, 0, 0, 0], "title+description": [1, 1, 0, 0, 1, 0]}
+
+
+@pytest.mark.parametrize("text", HAS)
+def test_a_blank_title_is_no_text(text, tmp_path):
+    "An item has a text if its title has words, or if what is read beside the title has."
+    title, llm, description = zip(*SAID)
+    (tmp_path/"data").mkdir()
+    items = pd.DataFrame({"item": range(1, 7), "domain": ["food"] * 3 + ["kitchen"] * 3, "title": title})
+    items.to_parquet(tmp_path/"data"/"items.parquet")
+    rng = np.random.default_rng(0)
+    sequences = pd.DataFrame({"user": [f"u{k}" for k in range(40)], "items": [rng.permutation(6) + 1 for _ in range(40)]})
+    sequences.to_parquet(tmp_path/"data"/"sequences.parquet")
+    run = open_run(tmp_path/"runs"/"r", str(tmp_path/"data"), "smoke", 0, "cpu")
+    prepare(run)
+    order = load_dataset(run.path/"prepare").items["title"].str.strip().tolist()
+    assert order == [t.strip() for t in title]
+    (run.path/"enrich").mkdir()
+    enriched = pd.DataFrame({"item_id": range(1, 7), "title": [" ".join(t.split()) for t in title], "description": description, "llm": llm})
+    enriched.to_parquet(run.path/"enrich"/"llm_text.parquet")
+    features = load_features(encode(run, ClipSettings(text=text)))
+    has = features.has["tex"][1:]
+    assert has.tolist() == [bool(h) for h in HAS[text]]
+    vectors = np.asarray(features.vectors["tex"])
+    assert (vectors[0] == 0).all() and (vectors[1:][~has] == 0).all()
+    assert np.allclose(np.linalg.norm(vectors[1:][has], axis=1), 1, atol=1e-5)
+    model, _, tokenizer = load_clip(device="cpu")
+    alone = encode_texts_clip(["Rice Bowl"], model, tokenizer, device="cpu")[0]
+    assert np.abs(vectors[2] - alone).max() < 1e-5, "without an LLM answer and a description the title is read"
