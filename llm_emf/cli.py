@@ -36,7 +36,7 @@ def numbered_notebooks() -> list: # of paths
     found = sorted(notebook_folder().glob("[0-9]*.ipynb"))
     return [path for path in found if not path.stem.endswith("_cli")]
 
-# %% ../nbs/12_cli.ipynb #27e73c92
+# %% ../nbs/12_cli.ipynb #63376544
 def _known_parameters(path: Path, parameters: dict) -> dict:
     "The parameters to hand over. Raises `InputError` for one that the notebook does not have."
     import papermill
@@ -63,16 +63,17 @@ def run_notebook(
     # sockets of the file system instead of TCP ports: nobody else can connect
     ipc = {} if os.name == "nt" else {"config": Config({"KernelManager": {"transport": "ipc"}})}
     output.parent.mkdir(parents=True, exist_ok=True)
+    shown = {"progress_bar": False, "stdout_file": stream, "stderr_file": stream}
     try:
         papermill.execute_notebook(str(path), str(output), parameters, cwd=str(path.parent),
-                                   progress_bar=False, stdout_file=stream, stderr_file=stream, **ipc)
+                                   **shown, **ipc)
     except papermill.PapermillExecutionError as e:
         raise InputError(f"notebook {path.name} stopped: {e.ename}: {e.evalue}\n"
                          f"It is kept with its traceback in {output}") from None
 
-# %% ../nbs/12_cli.ipynb #f79b6866
+# %% ../nbs/12_cli.ipynb #4f8c7542
 app = typer.Typer(
-    no_args_is_help=True, pretty_exceptions_enable=False,
+    no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
     help="""LLM-EMF: cross-domain sequential recommendation with language and pictures.
 
@@ -80,7 +81,9 @@ A first run, some minutes on two cores: llm-emf reproduce
 
 On data of your own: llm-emf reproduce --dataset FOLDER
 
-Stage by stage: llm-emf prepare --out runs/mine, then each stage with --out runs/mine""")
+Stage by stage: llm-emf prepare --out runs/mine, then each stage with --out runs/mine
+
+`llm-emf COMMAND --help` lists the options of a command.""")
 
 # %% ../nbs/12_cli.ipynb #a43b2c09
 def command(function):
@@ -164,7 +167,7 @@ def notebook_parameters(run) -> dict:
     return {"dataset": full_name(run.dataset), "profile": run.profile, "run": str(run.path),
             "seed": run.seed, "device": run.device}
 
-# %% ../nbs/12_cli.ipynb #1ce7b291
+# %% ../nbs/12_cli.ipynb #246d1ae2
 @command
 def reproduce(
     dataset: DatasetName = "shop",
@@ -188,7 +191,8 @@ def reproduce(
     prepare(run)                       # bad data are reported now, not in a notebook
     notebooks, began = numbered_notebooks(), time.monotonic()
     for k, path in enumerate(notebooks, 1):
-        typer.echo(f"[{k}/{len(notebooks)}, {time.monotonic() - began:.0f} s] {path.stem}", err=True)
+        seconds = time.monotonic() - began
+        typer.echo(f"[{k}/{len(notebooks)}, {seconds:.0f} s] {path.stem}", err=True)
         if path.stem.endswith("_report"):
             run_report(run, path)
             continue
@@ -197,7 +201,7 @@ def reproduce(
             parameters["limit"] = limit
         run_notebook(path, run.path/"notebooks"/path.name, parameters, stream=sys.stderr)
 
-# %% ../nbs/12_cli.ipynb #3e0f00ca
+# %% ../nbs/12_cli.ipynb #a27aee5e
 def _shop_settings(dataset: str, profile: str, knobs: str): # None: the profile's
     "The embedded shop with other knobs."
     from llm_emf.core import with_words
@@ -220,7 +224,8 @@ def prepare(
     source: Annotated[str, typer.Option(show_default="raw/<name>", help=(
         "For a named set: the folder of its raw files, or where they are downloaded to."))] = "",
     clean: Annotated[str, typer.Option(help=(
-        "For raw files: cleaning rules (notebook 01c), e.g. \"core_user=10 window_days=0\"."))] = "",
+        "For raw files: cleaning rules (notebook 01c), e.g. \"core_user=10 window_days=0\"."
+        ))] = "",
     knobs: Annotated[str, typer.Option(help=(
         "For the shop (notebook 01), e.g. \"pictures=0 transfer=0.5 users=10000\"."))] = "",
 ) -> None:
@@ -237,7 +242,7 @@ def prepare(
     run = open_run(out or default_out(dataset, profile, seed), dataset, profile, seed)
     print(prepare(run, split or "", shop, source, rules))
 
-# %% ../nbs/12_cli.ipynb #b0604fae
+# %% ../nbs/12_cli.ipynb #ff5feeb8
 def _dry_run(run, limit, cache, use_packaged, settings, backend) -> None:
     "Print what asking would take."
     from llm_emf.enrich import estimate, item_prompts, open_cache, run_items
@@ -245,14 +250,16 @@ def _dry_run(run, limit, cache, use_packaged, settings, backend) -> None:
     prompts = item_prompts(items, settings, limit, facts)[1]
     found = estimate(prompts, open_cache(run, cache, use_packaged), settings, backend, run.device)
     for name, value in found.items():
-        shown = f"{value:,}" if isinstance(value, int) else value
-        print(f"{name:>14}: {'not known; ask a few with --limit first' if value is None else shown}")
+        if value is None:
+            value = "not known; ask a few with --limit first"
+        print(f"{name:>14}: {value:,}" if isinstance(value, int) else f"{name:>14}: {value}")
 
 @command
 def enrich(
     out: Out,
     model: Annotated[str, typer.Option(help=(
-        "smollm2 (offline), a model's name on the Hugging Face hub, or one the server knows."))] = "smollm2",
+        "smollm2 (offline), a model's name on the Hugging Face hub, or one the server knows."
+        ))] = "smollm2",
     limit: Annotated[int | None, typer.Option(show_default="the profile's", help=(
         "Ask about at most so many items, the most bought first; -1: all."))] = None,
     cache: Annotated[str | None, typer.Option(show_default="llm-cache.sqlite beside the run folder",
@@ -291,7 +298,7 @@ def enrich(
     settings = LLMSettings(model=model)
     print(enrich_catalogue(run, settings, limit, cache, use_packaged=not no_cache, backend=who))
 
-# %% ../nbs/12_cli.ipynb #d3eb4709
+# %% ../nbs/12_cli.ipynb #146c19ba
 @command
 def pictures(
     out: Out,
@@ -305,8 +312,8 @@ def pictures(
     Example: llm-emf pictures --out runs/mine --concurrency 32
     """
     from llm_emf.clip import fetch_run_pictures
-    run = reopen(out)
-    if not fetch_run_pictures(run, concurrency=concurrency, per_host=per_host, all_missing=all_missing):
+    how = {"concurrency": concurrency, "per_host": per_host, "all_missing": all_missing}
+    if not fetch_run_pictures(reopen(out), **how):
         print("nothing to fetch: all pictures are there, or the catalogue has no addresses")
 
 # %% ../nbs/12_cli.ipynb #50f34198
@@ -342,7 +349,7 @@ def methods() -> None:
     for method in METHODS.values():
         print(f"{method.name:<20} {method.family:<10} {method.label}")
 
-# %% ../nbs/12_cli.ipynb #afa16852
+# %% ../nbs/12_cli.ipynb #f3ebd013
 @command
 def train(
     out: Out,
@@ -355,7 +362,8 @@ def train(
     precision: Annotated[Literal["no", "bf16", "fp16"] | None, typer.Option(
         show_default="no", help="no is float32.")] = None,
     settings: Annotated[str, typer.Option(help=(
-        "More settings of the method (notebooks 06, 08, 09), e.g. \"dropout=0.3 loss=mixture\"."))] = "",
+        "More settings of the method (notebooks 06, 08, 09), e.g. \"dropout=0.3 loss=mixture\"."
+        ))] = "",
     device: Device = "auto",
 ) -> None:
     """Stage 4: fit a method. A killed training resumes from its last checkpoint.

@@ -493,10 +493,10 @@ def _check_cuda(device):
         raise InputError(f"device {device!r} was asked for, but this torch sees only "
                          f"{', '.join(f'cuda:{k}' for k in range(there))}. Use one of these.")
 
-# %% ../nbs/00_core.ipynb #d33adf6b
+# %% ../nbs/00_core.ipynb #1c4f4e01
 def processes(
     device="auto", # the device asked for
-): # an `accelerate.PartialState`: is_main_process, process_index, num_processes, wait_for_everyone()
+): # an `accelerate.PartialState`, e.g. with is_main_process and num_processes
     "The processes of `accelerate launch`, or this one alone, for the device asked for."
     from accelerate.state import AcceleratorState, PartialState
     cpu = pick_device(device).type == "cpu"

@@ -57,11 +57,12 @@ def random_bits(
     "Random numbers that depend on key and counter alone."
     return mix_bits(keys[:, None] + (counters.astype(np.uint64) + np.uint64(1)) * GOLDEN)
 
-# %% ../nbs/07_metrics.ipynb #9a31c501
+# %% ../nbs/07_metrics.ipynb #86850ea6
 def _draw_again(keys, n: int, k: int) -> np.ndarray:
     "k different numbers below n for each key, by drawing repeated ones again."
     def draw(which, counters):
-        return (((random_bits(which, counters) >> np.uint64(32)) * np.uint64(n)) >> np.uint64(32)).astype(np.int64)
+        high = random_bits(which, counters) >> np.uint64(32)
+        return ((high * np.uint64(n)) >> np.uint64(32)).astype(np.int64)
     drawn = np.sort(draw(keys, np.arange(k)), axis=1)
     rows, attempt = np.arange(len(keys)), 1
     while len(rows):
