@@ -33,7 +33,7 @@ def renormalised(
     total = weight.sum(0)
     return weight / torch.where(total > 0, total, 1.0)
 
-# %% ../nbs/06_model.ipynb #7308b329
+# %% ../nbs/06_model.ipynb #33fb1a7b
 @dataclass(frozen=True)
 class ModelSettings:
     "What model to build. Raises `InputError` for a value out of its range."
@@ -50,8 +50,8 @@ class ModelSettings:
     # 0 leaves the sequence out, as a model of the merged sequence alone does (SASRec)
     own: float = 1.0
     lambda1: float = 0.3 # weight of the other domain's sequence, ≥ 0; the re-implementation's
-    # weight of the merged sequence, ≥ 0; the re-implementation has 0.1. Our 1.0
-    # was not measured again since early stopping looks at random valid users
+    # weight of the merged sequence, ≥ 0. The re-implementation has 0.1; 1.0 was chosen in an
+    # early comparison, not measured again since early stopping looks at random valid users
     lambda2: float = 1.0
     fusion: str = "learnt" # weights of the modalities: `learnt`, or `fixed` (all equal)
     fusion_per_domain: bool = True # whether X and Y have weights of their own
@@ -253,9 +253,9 @@ def principal_components(
     _, directions = torch.linalg.eigh((vectors.T @ vectors).double())   # (e, e); ascending
     return vectors @ directions.flip(1)[:, :d].to(vectors.dtype)
 
-# %% ../nbs/06_model.ipynb #3ab12eab
+# %% ../nbs/06_model.ipynb #7be52742
 class LLMEMF(nn.Module):
-    "LLM-EMF; for `features` and `has` see `llm_emf.features.Features`."
+    "LLM-EMF (`features` and `has` as in `Features`). Raises `InputError` if they do not fit."
     def __init__(
         self,
         settings: ModelSettings,
@@ -412,7 +412,7 @@ def candidates(self: LLMEMF, domain: int) -> Tensor: # (items of the domain,)
     first, last = (1, self.n_x) if domain == 0 else (self.n_x + 1, self.n_items)
     return torch.arange(first, last + 1, device=self.available.device)
 
-# %% ../nbs/06_model.ipynb #d9db167b
+# %% ../nbs/06_model.ipynb #c61773e9
 @patch
 def encode(
     self: LLMEMF,
@@ -424,8 +424,9 @@ def encode(
     embedded = self.embed(items[present["both"]], known)
     states = {}
     for name, encoder in self.encoders.items():
-        mine = present[name][present["both"]]           # which of the packed tokens
-        tokens = embedded if name == "both" else embedded[:, mine]
+        tokens = embedded
+        if name != "both":
+            tokens = embedded[:, present[name][present["both"]]]
         h = encoder(tokens, make_layout(present[name]))
         states[name] = F.normalize(h, dim=-1).transpose(0, 1).flatten(1)
     return states
