@@ -202,14 +202,14 @@ def final_moments(
         target = torch.zeros(n, dtype=torch.long, device=items.device)
     return Moments(torch.arange(n, device=items.device), (items > 0).sum(1), target, domain)
 
-# %% ../nbs/06_model.ipynb #15e509ac
+# %% ../nbs/06_model.ipynb #1a80e534
 def last_token(
     present: Tensor, # (batch, length) bool: the entries of one sequence
     moments: Moments, # n of them
 ) -> Tensor: # (n,) index of a packed token, -1 for none
     "The packed token of a sequence that is the last one read at each moment."
     count = present.cumsum(1)
-    before = count[:, -1].cumsum(0) - count[:, -1]      # tokens of earlier rows
+    before = count[:, -1].cumsum(0) - count[:, -1]  # tokens of earlier rows
     seen = count[moments.row, moments.read - 1]
     return torch.where(seen > 0, before[moments.row] + seen - 1, -1)
 
@@ -244,13 +244,13 @@ def prepare_features(
     centre = vectors[1:][mask[1:]].mean(0)
     return F.normalize(vectors - centre, dim=-1) * mask[:, None], mask
 
-# %% ../nbs/06_model.ipynb #268815ce
+# %% ../nbs/06_model.ipynb #70755313
 def principal_components(
     vectors: Tensor, # (n, e), centred
     d: int, # components wanted
 ) -> Tensor: # (n, min(d, e)); the first column has the greatest variance
     "The coordinates of centred vectors along their `d` directions of greatest variance."
-    _, directions = torch.linalg.eigh((vectors.T @ vectors).double())   # (e, e); ascending
+    _, directions = torch.linalg.eigh((vectors.T @ vectors).double())  # (e, e); ascending
     return vectors @ directions.flip(1)[:, :d].to(vectors.dtype)
 
 # %% ../nbs/06_model.ipynb #7be52742
@@ -281,7 +281,7 @@ class LLMEMF(nn.Module):
         self._add_encoders()
         self._add_fusion()
 
-# %% ../nbs/06_model.ipynb #278d2ab2
+# %% ../nbs/06_model.ipynb #3466ba93
 @patch
 def _add_items(self: LLMEMF, frozen: dict) -> None:
     d = self.settings.d
@@ -290,7 +290,7 @@ def _add_items(self: LLMEMF, frozen: dict) -> None:
     for k, m in enumerate(self.modalities):
         if m == "id":
             self.id_embedding = nn.Embedding(self.n_items + 1, d, padding_idx=0)
-            nn.init.normal_(self.id_embedding.weight, std=d ** -0.5)    # of length about 1
+            nn.init.normal_(self.id_embedding.weight, std=d ** -0.5)  # of length about 1
             continue
         vectors, mask = frozen[m]
         self.register_buffer(f"feature_{m}", vectors, persistent=False)
@@ -388,7 +388,7 @@ def embed(
     rows = self._fill_missing(rows, item_ids, unit=False)
     return self.settings.d ** 0.5 * torch.stack(rows)
 
-# %% ../nbs/06_model.ipynb #ba99ab99
+# %% ../nbs/06_model.ipynb #a7268139
 @patch
 def keys(
     self: LLMEMF,
@@ -397,7 +397,7 @@ def keys(
     known: tuple = None, # `look_up` of these items and perhaps others
 ) -> Tensor: # (n, modalities · d)
     "The keys of candidate items."
-    rows = _rows(known, item_ids) if known else self._unit(item_ids)    # a domain has no doubles
+    rows = _rows(known, item_ids) if known else self._unit(item_ids)  # a domain has no doubles
     weight = self.fusion_weights()[domain][:, None].expand(-1, len(item_ids))
     if self.settings.missing == "renormalise":
         weight = renormalised(weight, self.available[:, item_ids])
