@@ -117,14 +117,14 @@ class Block(nn.Module):
         change = self.down(F.gelu(self.up(self.norm2(x))))
         return x + F.dropout(change, self.dropout, self.training)
 
-# %% ../nbs/05_attention.ipynb #40c293f9
+# %% ../nbs/05_attention.ipynb #8db2f70f
 @patch
 def attend(
     self: Block,
     x: Tensor, # (modalities, tokens, d), packed
     layout: Layout,
 ) -> Tensor: # (modalities, tokens, d)
-    "What the heads bring together for each token, from it and the tokens before it."
+    "Multi-head attention of each token to itself and the tokens before it in its sequence."
     modalities, _, d = x.shape
     qkv = layout.pad(self.qkv(self.norm1(x)))
     qkv = qkv.view(modalities * layout.rows, layout.longest, 3, self.heads, d // self.heads)
