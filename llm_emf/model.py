@@ -253,7 +253,7 @@ def principal_components(
     _, directions = torch.linalg.eigh((vectors.T @ vectors).double())  # (e, e); ascending
     return vectors @ directions.flip(1)[:, :d].to(vectors.dtype)
 
-# %% ../nbs/06_model.ipynb #7be52742
+# %% ../nbs/06_model.ipynb #15c235d4
 class LLMEMF(nn.Module):
     "LLM-EMF (`features` and `has` as in `Features`). Raises `InputError` if they do not fit."
     def __init__(
@@ -270,16 +270,21 @@ class LLMEMF(nn.Module):
         if not self.modalities:
             raise InputError(f"none of the modalities {s.modalities} has data; pass `features`")
         self.settings, self.n_items, self.n_x = s, n_items, n_x
-        start_at_features = "id" in self.modalities and s.id_start == "features"
-        ids_alone = tuple(s.modalities) == ("id",)
-        used = ("img", "tex") if ids_alone and start_at_features else self.modalities
-        frozen = {m: prepare_features(m, features[m], has.get(m), n_items)
-                  for m in used if m != "id" and m in features}
+        frozen = self._frozen(features, has)
         self._add_items(frozen)
-        if start_at_features and frozen:
+        if "id" in self.modalities and s.id_start == "features" and frozen:
             self._start_ids_at(torch.cat([vectors for vectors, _ in frozen.values()], 1))
         self._add_encoders()
         self._add_fusion()
+
+# %% ../nbs/06_model.ipynb #77ca85af
+@patch
+def _frozen(self: LLMEMF, features: dict, has: dict) -> dict: # modality → (vectors, mask)
+    s, wanted = self.settings, self.modalities
+    if tuple(s.modalities) == ("id",) and s.id_start == "features":
+        wanted = ("img", "tex")
+    return {m: prepare_features(m, features[m], has.get(m), self.n_items)
+            for m in wanted if m != "id" and m in features}
 
 # %% ../nbs/06_model.ipynb #3466ba93
 @patch
