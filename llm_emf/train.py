@@ -76,7 +76,7 @@ def learning_rate(
     angle = math.pi * (step - warm) / max(1, total - warm)
     return settings.learning_rate * (0.55 + 0.45 * math.cos(angle))
 
-# %% ../nbs/08_train.ipynb #aae6d032
+# %% ../nbs/08_train.ipynb #cd8a00be
 class ModelScorer:
     "A trained model as a scorer. `curve` and `notes` tell how it was trained."
     def __init__(self, model, curve: pd.DataFrame = None, notes: dict = {}):
@@ -88,11 +88,7 @@ class ModelScorer:
         "The model's score of each item of a domain after each history."
         with torch.inference_mode():
             if domain not in self.keys:
-                first, n = (1, self.model.n_x)
-                if domain == 1:
-                    first, n = self.model.n_x + 1, self.model.n_items - self.model.n_x
-                ids = torch.arange(first, first + n, device=histories.device)
-                self.keys[domain] = self.model.keys(ids, domain)
+                self.keys[domain] = self.model.keys(self.model.candidates(domain), domain)
             return self.model.scores(histories, domain, self.keys[domain])
 
 # %% ../nbs/08_train.ipynb #8761a467
@@ -460,7 +456,7 @@ def finish(self: Trainer) -> pd.DataFrame: # the curve
     self.model.load_state_dict(best if best is not None else load_file(self.folder/"best.safetensors"))
     return pd.DataFrame(self.state["history"])
 
-# %% ../nbs/08_train.ipynb #180f568a
+# %% ../nbs/08_train.ipynb #93fd86f6
 def fit_model(
     model, # changed in place
     task: Task,
@@ -471,7 +467,7 @@ def fit_model(
     stop_after: int = None, # steps; for tests of resuming
 ) -> pd.DataFrame: # one row an epoch
     """Train a model on a task. It needs `settings.max_length`, `settings.negatives`, `n_items`,
-    `n_x`, `model(items, negatives)` → (summed loss, targets), `keys` and `scores` (notebook 06)."""
+    `n_x`, `model(items, negatives)` → (summed loss, targets), `candidates`, `keys` and `scores`."""
     return Trainer(model, task, settings, folder, device, what).fit(stop_after)
 
 # %% ../nbs/08_train.ipynb #45113e30
