@@ -8,7 +8,7 @@ __all__ = ['COLUMNS', 'PANELS', 'HEADING', 'evaluated_methods', 'collect_ranks',
            'answer', 'share_of_oracle', 'bar_colour', 'draw_bars', 'plot_methods', 'plot_panels', 'training_curves',
            'plot_training', 'training_table', 'fusion_table', 'heaviest', 'plot_fusion', 'length_groups', 'by_length',
            'plot_by_length', 'without_folders', 'protocol_notes', 'feature_notes', 'language_model_notes', 'notes',
-           'stage_settings', 'method_settings', 'run_settings', 'shown_run', 'run_commands', 'short_table',
+           'stage_settings', 'run_settings', 'stage_table', 'versions_text', 'shown_run', 'run_commands', 'short_table',
            'report_cells', 'page_template', 'render_report', 'show_figure', 'about_run', 'data_tables']
 
 # %% ../nbs/11_report.ipynb #60680612
@@ -114,7 +114,7 @@ def best_first(part: pd.DataFrame) -> list: # of (method, variant)
     mrr = mrr.sort_values(["last", "value"], ascending=[True, False], kind="stable")
     return list(zip(mrr["method"], mrr["variant"]))
 
-# %% ../nbs/11_report.ipynb #4883e728
+# %% ../nbs/11_report.ipynb #40513ac2
 def main_table(
     results: pd.DataFrame, # of `results_table`
     protocol: str = "full",
@@ -127,7 +127,7 @@ def main_table(
         of = part[part["method"] == method].set_index("metric")
         rows[label(method, variant)] = {"MRR (95% interval)": _percent(of.loc["mrr"])} | {
             m.upper(): f"{100 * of.at[m, 'value']:.2f}" for m in METRICS[1:]}
-    return pd.DataFrame(rows).T.rename_axis("in %")
+    return pd.DataFrame(rows).T.rename_axis(columns="in %")
 
 # %% ../nbs/11_report.ipynb #07c07b57
 def compare_all(
@@ -157,7 +157,7 @@ def p_text(p: float) -> str:
     "A p-value as text, with its sign: `= 0.012`, or `< 0.001`."
     return f"= {p:.3f}" if p >= .001 else "< 0.001"
 
-# %% ../nbs/11_report.ipynb #0af43f17
+# %% ../nbs/11_report.ipynb #0073bd55
 def comparison_table(compared: pd.DataFrame) -> pd.DataFrame:
     "The result of `compare_all` as text, in percentage points of MRR."
     rows = {label(name): {
@@ -165,7 +165,7 @@ def comparison_table(compared: pd.DataFrame) -> pd.DataFrame:
         "95% interval": f"{100 * row['low']:+.2f} … {100 * row['high']:+.2f}",
         "p (Holm)": p_text(row["p"]).removeprefix("= "),
         "result": verdict(row)} for name, row in compared.iterrows()}
-    return pd.DataFrame(rows).T.rename_axis("LLM-EMF minus")
+    return pd.DataFrame(rows).T.rename_axis(columns="LLM-EMF minus")
 
 # %% ../nbs/11_report.ipynb #c471beb0
 def _mrr(results, name) -> str: # "6.47% (95% interval 4.51 – 8.60)"
@@ -199,7 +199,7 @@ def answer(
     others = [name for name in order if name != "llm-emf"]
     return " ".join([*said, _against(compared, others[0])] if others else said)
 
-# %% ../nbs/11_report.ipynb #87aa32d3
+# %% ../nbs/11_report.ipynb #209341d0
 def share_of_oracle(results: pd.DataFrame) -> pd.DataFrame: # empty for real data
     "MRR under full ranking beside that of the oracle and of the ceilings, best first."
     part = results[(results["protocol"] == "full") & (results["domain"] == "all")]
@@ -210,7 +210,7 @@ def share_of_oracle(results: pd.DataFrame) -> pd.DataFrame: # empty for real dat
     rows = {label(row["method"], row["variant"]): {
         "MRR, % (95% interval)": _percent(row),
         "share of the oracle's MRR": f"{row['value'] / best:.0%}"} for _, row in part.iterrows()}
-    return pd.DataFrame(rows).T.rename_axis("full ranking")
+    return pd.DataFrame(rows).T.rename_axis(columns="full ranking")
 
 # %% ../nbs/11_report.ipynb #c0f95685
 PANELS = {"full": "Full ranking: {first} is first",
@@ -250,14 +250,16 @@ def plot_methods(results: pd.DataFrame): # a figure
     fig.tight_layout()
     return fig
 
-# %% ../nbs/11_report.ipynb #cf687fa4
+# %% ../nbs/11_report.ipynb #13e65172
 def _grid(n: int) -> tuple: # figure, n axes
     columns = min(n, 4)
     rows = -(-n // columns)
     fig, axes = plt.subplots(rows, columns, figsize=(max(2.5 * columns, 4), 1.95 * rows + .5),
                              sharex=True, sharey=True, squeeze=False)
-    for ax in axes.flat[n:]:
-        ax.set_visible(False)
+    for k, ax in enumerate(axes.flat):
+        ax.set_visible(k < n)
+        if n - columns <= k < n: # the lowest of its column
+            ax.tick_params(labelbottom=True)
     return fig, axes
 
 def plot_panels(
@@ -287,21 +289,22 @@ def training_curves(run: Run) -> dict: # name → table with epoch, loss, valid 
     files = {name: run.path/f"train-{name}"/"curve.csv" for name in evaluated_methods(run)}
     return {name: pd.read_csv(file) for name, file in files.items() if file.exists()}
 
-# %% ../nbs/11_report.ipynb #210b0a06
+# %% ../nbs/11_report.ipynb #ff9aa533
 def plot_training(
     curves: dict, # of `training_curves`
     column: str = "valid mrr", # or `loss`
 ): # a figure
     "A training curve, one panel a method."
+    best = max(curves, key=lambda name: curves[name]["valid mrr"].max())
     scale, ylabel, title = {
-        "valid mrr": (100, "MRR on valid users, %", "Early stopping keeps the best epoch"),
+        "valid mrr": (100, "MRR on valid users, %", f"Best on valid users: {label(best)}"),
         "loss": (1, "loss a target", "Training loss (of different kinds: compare shapes only)"),
     }[column]
     lines = {name: pd.DataFrame({"x": c["epoch"], "y": scale * c[column]})
              for name, c in curves.items()}
     return plot_panels(lines, "epoch", ylabel, title)
 
-# %% ../nbs/11_report.ipynb #dafdcb06
+# %% ../nbs/11_report.ipynb #ac7c7f3e
 def training_table(run: Run, curves: dict) -> pd.DataFrame:
     "Epochs, the best of them, its valid MRR and loss, and the size of the model."
     rows = {}
@@ -312,9 +315,9 @@ def training_table(run: Run, curves: dict) -> pd.DataFrame:
             "best epoch": int(best["epoch"]),
             "valid MRR, %": f"{100 * best['valid mrr']:.2f}", "loss": f"{best['loss']:.3f}",
             "parameters": f"{about.get('parameters', 0):,}"}
-    return pd.DataFrame(rows).T.rename_axis("trained by epochs")
+    return pd.DataFrame(rows).T.rename_axis(columns="trained by epochs")
 
-# %% ../nbs/11_report.ipynb #f3b6f583
+# %% ../nbs/11_report.ipynb #08c9a13a
 def fusion_table(curves: dict) -> pd.DataFrame: # methods × (modality, domain); often empty
     "The fusion weights at the best epoch, of the methods with more than one modality."
     rows = {}
@@ -325,7 +328,7 @@ def fusion_table(curves: dict) -> pd.DataFrame: # methods × (modality, domain);
             best = c.loc[c["valid mrr"].idxmax()]
             rows[label(name)] = {_weight_name(k): f"{best[k]:.3f}" for k in weights}
     table = pd.DataFrame(rows).T
-    return table.fillna("–").rename_axis("weights at the best epoch")
+    return table.fillna("–").rename_axis(columns="weights at the best epoch")
 
 def _weight_name(column: str) -> str: # "weight img, food" → "food: picture"
     modality, domain = column.removeprefix("weight ").split(", ", 1)
@@ -339,7 +342,7 @@ def heaviest(curve: pd.DataFrame, domain: str) -> str:
     modality = max(weight, key=weight.get)
     return f"the {NAMES[modality]} weighs most, {weight[modality]:.2f}"
 
-# %% ../nbs/11_report.ipynb #df92000d
+# %% ../nbs/11_report.ipynb #96c36d77
 def plot_fusion(curve: pd.DataFrame, domains: tuple): # a figure
     "How one method's fusion weights changed, one panel a domain."
     fig, axes = plt.subplots(1, 2, figsize=(8, 2.8), sharey=True)
@@ -349,7 +352,8 @@ def plot_fusion(curve: pd.DataFrame, domains: tuple): # a figure
             if f"weight {m}, {domain}" in curve:
                 ax.plot(curve["epoch"], curve[f"weight {m}, {domain}"], style, color=COLOUR[m],
                         marker=".", lw=1.8, label=NAMES[m])
-        ax.set(xlabel="epoch", title=f"{domain}: {heaviest(curve, domain)}", ylim=(0, 1))
+        ax.set(xlabel="epoch", title=f"{domain}: {heaviest(curve, domain)}")
+        ax.set_ylim(bottom=0)
         tidy(ax)
     axes[0].set_ylabel("fusion weight")
     axes[1].legend(frameon=False)
@@ -417,7 +421,7 @@ def protocol_notes(run: Run, task: Task) -> list: # of sentences
                     "all others and equals full ranking there.")
     return said
 
-# %% ../nbs/11_report.ipynb #c473cb48
+# %% ../nbs/11_report.ipynb #17d70904
 def feature_notes(run: Run) -> list: # of sentences
     "Which pictures and texts the methods could read. A run of ids alone has none."
     stages = [s for s in ("encode", "encode-title") if (run.path/s/"manifest.json").exists()]
@@ -425,7 +429,7 @@ def feature_notes(run: Run) -> list: # of sentences
         return ["No pictures and no texts were encoded in this run: its methods use ids alone."]
     said = []
     for about in (stage_summary(run.path/s) for s in stages):
-        said.append(f"Text: {about['text']}, encoded by {about['text encoder']}.")
+        said.append(f"Text of the kind {about['text']} was encoded by {about['text encoder']}.")
         if about["text encoder"] == "minilm":
             said.append("That is a sentence encoder, not CLIP as in the paper: no CLIP that reads "
                         "real titles can be had offline.")
@@ -480,40 +484,50 @@ def _flat(settings: dict, before: str = "") -> dict:
             found[before + name] = without_folders(str(value))
     return found
 
-# %% ../nbs/11_report.ipynb #712a2837
+# %% ../nbs/11_report.ipynb #98b484c8
 def _who(names: list, all_names: list, largest: bool) -> str: # those with one value of a setting
     if len(names) == len(all_names) > 1:
-        return f"all {len(names)} methods that have it"
+        return f"all {len(names)} that have it"
     if largest and len(names) > 2:
-        return f"the other {len(names)} methods"
+        return f"the other {len(names)}"
     return "; ".join(label(name) for name in names)
 
-def method_settings(run: Run) -> list: # of (methods, setting, value)
-    "The settings of all evaluated methods, equal values together."
-    values = {} # setting → value → methods
+def _by_setting(run) -> dict: # setting → value → methods
+    values = {}
     for name in evaluated_methods(run):
         for setting, value in stage_settings(run, f"train-{name}").items():
             values.setdefault(setting, {}).setdefault(value, []).append(name)
-    rows = []
-    for setting, groups in values.items():
-        everyone = [name for names in groups.values() for name in names]
-        largest = max(groups, key=lambda value: len(groups[value]))
-        rows += [(_who(names, everyone, value == largest), setting, value)
-                 for value, names in groups.items()]
-    return rows
+    return values
 
-# %% ../nbs/11_report.ipynb #c8914590
-def run_settings(run: Run) -> pd.DataFrame: # index (of, setting), column value
-    "Settings and seeds: of the run, of its stages, and of every method."
-    version = read_manifest(run.path/"prepare")["versions"]
-    rows = [("run", "data set", load_dataset(run.path/"prepare").name),
-            ("run", "profile", run.profile), ("run", "seed", str(run.seed)),
-            ("run", "versions", ", ".join(f"{k} {v}" for k, v in version.items()))]
+# %% ../nbs/11_report.ipynb #385ab106
+def run_settings(run: Run) -> pd.DataFrame: # index setting; columns value, methods
+    "The settings and seeds of all methods; the value that most methods have comes last."
+    rows = []
+    for setting, groups in _by_setting(run).items():
+        everyone = [name for names in groups.values() for name in names]
+        order = sorted(groups, key=lambda value: len(groups[value]))
+        rows += [(setting, value, _who(groups[value], everyone, value == order[-1]))
+                 for value in order]
+    columns = ["setting", "value", "methods"]
+    table = pd.DataFrame(rows, columns=columns).set_index("setting")
+    return table.rename_axis(index=None, columns="setting")
+
+# %% ../nbs/11_report.ipynb #a6c24af5
+def stage_table(run: Run) -> pd.DataFrame: # index stage; columns seed, settings
+    "The seed and the settings of the stages that came before the methods."
+    rows = {}
     for stage in ("prepare", "enrich", "encode", "encode-title"):
         if (run.path/stage/"manifest.json").exists():
-            rows += [(f"stage {stage}", *row) for row in stage_settings(run, stage).items()]
-    rows += method_settings(run)
-    return pd.DataFrame(rows, columns=["of", "setting", "value"]).set_index(["of", "setting"])
+            settings = stage_settings(run, stage)
+            rows[stage] = {"seed": settings.pop("seed"),
+                           "settings": " ".join(f"{k}={v}" for k, v in settings.items())}
+    return pd.DataFrame(rows).T.rename_axis(columns="stage")
+
+# %% ../nbs/11_report.ipynb #528c908d
+def versions_text(run: Run) -> str:
+    "The versions of what the results depend on, as the last stage recorded them."
+    found = read_manifest(run.path/"report")["versions"]
+    return ", ".join(f"{name} {version}" for name, version in found.items())
 
 # %% ../nbs/11_report.ipynb #c0234356
 def shown_run(run: Run) -> Run:
@@ -607,19 +621,23 @@ def about_run(run: Run) -> str: # markdown
              f"llm-emf {version}"]
     return " · ".join(parts)
 
-# %% ../nbs/11_report.ipynb #d5e01d8e
+# %% ../nbs/11_report.ipynb #aefc900e
 def data_tables(run: Run) -> dict: # title → table
     "Sizes, train/test leakage, and for raw data the steps of cleaning and the published sizes."
     folder = run.path/"prepare"
-    sizes = pd.read_csv(folder/"statistics.csv").set_index("domain").T
+    sizes = pd.read_csv(folder/"statistics.csv").set_index("domain").T.rename_axis(columns="")
     tables = {"Sizes": sizes.map(_number)}
     more = {"leaks": "Train/test leakage", "steps": "From raw lines to sequences",
             "published": "Beside the published sizes"}
     for name, title in more.items():
         if (folder/f"{name}.csv").exists():
-            table = pd.read_csv(folder/f"{name}.csv").fillna("").rename(columns={"Unnamed: 0": ""})
-            tables[title] = table.set_index(table.columns[0])
+            table = pd.read_csv(folder/f"{name}.csv").rename(columns={"Unnamed: 0": ""})
+            first = table.columns[0]
+            table = table.set_index(first).rename_axis(index=None, columns=first)
+            tables[title] = table.map(_number)
     return tables
 
 def _number(x) -> str:
+    if isinstance(x, str):
+        return x
     return "" if pd.isna(x) else f"{x:,.2f}".removesuffix(".00")
