@@ -34,7 +34,7 @@ def make_layout(
     longest = int(position.max()) + 1 if len(position) else 1
     return Layout(row, position, int(nonempty.sum()), longest)
 
-# %% ../nbs/05_attention.ipynb #27af0fd1
+# %% ../nbs/05_attention.ipynb #3a27ed9a
 @patch
 def pad(
     self: Layout,
@@ -46,6 +46,7 @@ def pad(
     out = out.index_copy(1, self.row * self.longest + self.position, packed)
     return out.view(modalities, self.rows, self.longest, d)
 
+# %% ../nbs/05_attention.ipynb #5f33d17d
 @patch
 def pack(
     self: Layout,
