@@ -778,4 +778,5 @@ d = { 'settings': { 'branch': 'main',
                                'llm_emf.train.profile_epochs': ('train.html#profile_epochs', 'llm_emf/train.py'),
                                'llm_emf.train.save_checkpoint': ('train.html#save_checkpoint', 'llm_emf/train.py'),
                                'llm_emf.train.save_model': ('train.html#save_model', 'llm_emf/train.py'),
+                               'llm_emf.train.training_device': ('train.html#training_device', 'llm_emf/train.py'),
                                'llm_emf.train.uses_sparse_ids': ('train.html#uses_sparse_ids', 'llm_emf/train.py')}}}

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['LARGE', 'TrainSettings', 'learning_rate', 'ModelScorer', 'save_checkpoint', 'load_checkpoint', 'uses_sparse_ids',
-           'check_sparse_ids', 'make_optimisers', 'clip_gradients', 'make_accelerator', 'Trainer',
+           'check_sparse_ids', 'make_optimisers', 'clip_gradients', 'make_accelerator', 'training_device', 'Trainer',
            'draw_step_negatives', 'fit_model', 'save_model', 'load_model', 'NeuralSettings', 'profile_epochs',
            'ModelMethod']
 
@@ -191,6 +191,11 @@ def make_accelerator(device, precision: str, folder=None) -> Accelerator:
                        log_with="tensorboard" if tracking else None,
                        kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)])
 
+# %% ../nbs/08_train.ipynb #330c4d7c
+def training_device(accelerator, device) -> torch.device:
+    "The device asked for; with several processes, the one that accelerate gave to this process."
+    return pick_device(device) if accelerator.num_processes == 1 else accelerator.device
+
 # %% ../nbs/08_train.ipynb #054029ed
 class Trainer:
     "One training run. Resumes from `folder` if a run of the same settings was killed there."
@@ -212,12 +217,12 @@ class Trainer:
     @property
     def world(self): return self.accelerator.num_processes
 
-# %% ../nbs/08_train.ipynb #9c20e178
+# %% ../nbs/08_train.ipynb #9abfbf2b
 @patch
 def start(self: Trainer, device) -> None:
     "Put the model on its device, make the optimisers, and resume if there is a checkpoint."
     a = self.accelerator = make_accelerator(device, self.settings.precision, self.folder)
-    self.device = pick_device(device) if a.num_processes == 1 else a.device
+    self.device = training_device(a, device)
     if uses_sparse_ids(self.model, self.settings):
         check_sparse_ids(self.settings, a.state.backend)
     self.model.to(self.device)
