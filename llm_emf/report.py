@@ -250,7 +250,7 @@ def plot_methods(results: pd.DataFrame): # a figure
     fig.tight_layout()
     return fig
 
-# %% ../nbs/11_report.ipynb #13e65172
+# %% ../nbs/11_report.ipynb #7abfca12
 def _grid(n: int) -> tuple: # figure, n axes
     columns = min(n, 4)
     rows = -(-n // columns)
@@ -262,6 +262,7 @@ def _grid(n: int) -> tuple: # figure, n axes
             ax.tick_params(labelbottom=True)
     return fig, axes
 
+# %% ../nbs/11_report.ipynb #f0e2c312
 def plot_panels(
     lines: dict, # method → table with columns x, y and perhaps low, high
     xlabel: str, ylabel: str, title: str,
@@ -342,7 +343,7 @@ def heaviest(curve: pd.DataFrame, domain: str) -> str:
     modality = max(weight, key=weight.get)
     return f"the {NAMES[modality]} weighs most, {weight[modality]:.2f}"
 
-# %% ../nbs/11_report.ipynb #96c36d77
+# %% ../nbs/11_report.ipynb #4d9e3b4a
 def plot_fusion(curve: pd.DataFrame, domains: tuple): # a figure
     "How one method's fusion weights changed, one panel a domain."
     fig, axes = plt.subplots(1, 2, figsize=(8, 2.8), sharey=True)
@@ -353,9 +354,9 @@ def plot_fusion(curve: pd.DataFrame, domains: tuple): # a figure
                 ax.plot(curve["epoch"], curve[f"weight {m}, {domain}"], style, color=COLOUR[m],
                         marker=".", lw=1.8, label=NAMES[m])
         ax.set(xlabel="epoch", title=f"{domain}: {heaviest(curve, domain)}")
-        ax.set_ylim(bottom=0)
         tidy(ax)
-    axes[0].set_ylabel("fusion weight")
+    top = curve.filter(like="weight ").max(axis=None)
+    axes[0].set(ylabel="fusion weight", ylim=(0, 1.15 * top))
     axes[1].legend(frameon=False)
     fig.tight_layout()
     return fig
@@ -421,7 +422,7 @@ def protocol_notes(run: Run, task: Task) -> list: # of sentences
                     "all others and equals full ranking there.")
     return said
 
-# %% ../nbs/11_report.ipynb #17d70904
+# %% ../nbs/11_report.ipynb #cb24186d
 def feature_notes(run: Run) -> list: # of sentences
     "Which pictures and texts the methods could read. A run of ids alone has none."
     stages = [s for s in ("encode", "encode-title") if (run.path/s/"manifest.json").exists()]
@@ -429,10 +430,9 @@ def feature_notes(run: Run) -> list: # of sentences
         return ["No pictures and no texts were encoded in this run: its methods use ids alone."]
     said = []
     for about in (stage_summary(run.path/s) for s in stages):
-        said.append(f"Text of the kind {about['text']} was encoded by {about['text encoder']}.")
-        if about["text encoder"] == "minilm":
-            said.append("That is a sentence encoder, not CLIP as in the paper: no CLIP that reads "
-                        "real titles can be had offline.")
+        encoder = about["text encoder"]
+        more = " (a sentence encoder, not CLIP as in the paper)" if encoder == "minilm" else ""
+        said.append(f"Text of the kind {about['text']} was encoded by {encoder}{more}.")
     if about["pictures"] == "none":
         said.append("There are no pictures in this data set: the visual branch is absent, from "
                     "training and from every score.")
@@ -512,7 +512,7 @@ def run_settings(run: Run) -> pd.DataFrame: # index setting; columns value, meth
     table = pd.DataFrame(rows, columns=columns).set_index("setting")
     return table.rename_axis(index=None, columns="setting")
 
-# %% ../nbs/11_report.ipynb #a6c24af5
+# %% ../nbs/11_report.ipynb #8a5063a5
 def stage_table(run: Run) -> pd.DataFrame: # index stage; columns seed, settings
     "The seed and the settings of the stages that came before the methods."
     rows = {}
@@ -520,7 +520,8 @@ def stage_table(run: Run) -> pd.DataFrame: # index stage; columns seed, settings
         if (run.path/stage/"manifest.json").exists():
             settings = stage_settings(run, stage)
             rows[stage] = {"seed": settings.pop("seed"),
-                           "settings": " ".join(f"{k}={v}" for k, v in settings.items())}
+                           "settings": " ".join(f"{k}={v}" for k, v in settings.items())
+                           or "defaults"}
     return pd.DataFrame(rows).T.rename_axis(columns="stage")
 
 # %% ../nbs/11_report.ipynb #528c908d
@@ -612,12 +613,13 @@ def show_figure(fig, text: str) -> None: # text: for readers who do not see the 
     display(fig, metadata={"image/png": {"alt": text}})
     plt.close(fig)
 
-# %% ../nbs/11_report.ipynb #59acf082
+# %% ../nbs/11_report.ipynb #058e1974
 def about_run(run: Run) -> str: # markdown
     "The line below the title: data set, profile, seed, version."
     name = html.escape(load_dataset(run.path/"prepare").name)
     version = read_manifest(run.path/"prepare")["key"]["llm-emf"]
-    parts = [f"Data set **{name}**", f"profile {run.profile}", f"seed {run.seed}",
+    only = " (it only checks that everything runs)" if run.profile == "smoke" else ""
+    parts = [f"Data set **{name}**", f"profile {run.profile}{only}", f"seed {run.seed}",
              f"llm-emf {version}"]
     return " · ".join(parts)
 
