@@ -11,7 +11,7 @@ __all__ = ['COLUMNS', 'PANELS', 'HEADING', 'evaluated_methods', 'collect_ranks',
            'stage_settings', 'run_settings', 'stage_table', 'versions_text', 'shown_run', 'run_commands', 'short_table',
            'report_cells', 'page_template', 'render_report', 'show_figure', 'about_run', 'data_tables']
 
-# %% ../nbs/11_report.ipynb #60680612
+# %% ../nbs/11_report.ipynb #d185a5aa
 import html
 import os
 import re
@@ -22,6 +22,7 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
+from matplotlib.ticker import MaxNLocator
 
 from .core import COLOUR, NAMES, InputError, Run, check_inputs, read_manifest
 from .core import run_stage, stage_command, stage_summary, tidy
@@ -290,7 +291,7 @@ def training_curves(run: Run) -> dict: # name → table with epoch, loss, valid 
     files = {name: run.path/f"train-{name}"/"curve.csv" for name in evaluated_methods(run)}
     return {name: pd.read_csv(file) for name, file in files.items() if file.exists()}
 
-# %% ../nbs/11_report.ipynb #ff9aa533
+# %% ../nbs/11_report.ipynb #4f57ae90
 def plot_training(
     curves: dict, # of `training_curves`
     column: str = "valid mrr", # or `loss`
@@ -303,7 +304,9 @@ def plot_training(
     }[column]
     lines = {name: pd.DataFrame({"x": c["epoch"], "y": scale * c[column]})
              for name, c in curves.items()}
-    return plot_panels(lines, "epoch", ylabel, title)
+    fig = plot_panels(lines, "epoch", ylabel, title)
+    fig.axes[0].xaxis.set_major_locator(MaxNLocator(4, integer=True)) # the axes share it
+    return fig
 
 # %% ../nbs/11_report.ipynb #ac7c7f3e
 def training_table(run: Run, curves: dict) -> pd.DataFrame:
@@ -343,7 +346,7 @@ def heaviest(curve: pd.DataFrame, domain: str) -> str:
     modality = max(weight, key=weight.get)
     return f"the {NAMES[modality]} weighs most, {weight[modality]:.2f}"
 
-# %% ../nbs/11_report.ipynb #4d9e3b4a
+# %% ../nbs/11_report.ipynb #a6a09abb
 def plot_fusion(curve: pd.DataFrame, domains: tuple): # a figure
     "How one method's fusion weights changed, one panel a domain."
     fig, axes = plt.subplots(1, 2, figsize=(8, 2.8), sharey=True)
@@ -354,6 +357,7 @@ def plot_fusion(curve: pd.DataFrame, domains: tuple): # a figure
                 ax.plot(curve["epoch"], curve[f"weight {m}, {domain}"], style, color=COLOUR[m],
                         marker=".", lw=1.8, label=NAMES[m])
         ax.set(xlabel="epoch", title=f"{domain}: {heaviest(curve, domain)}")
+        ax.xaxis.set_major_locator(MaxNLocator(6, integer=True))
         tidy(ax)
     top = curve.filter(like="weight ").max(axis=None)
     axes[0].set(ylabel="fusion weight", ylim=(0, 1.15 * top))

@@ -105,9 +105,9 @@ def test_the_answer_comes_first_and_caveats_after_the_tables(ids_page):
 
 
 def test_results_hold_every_method_in_long_form(ids_run):
+    of_stage = write_results(ids_run)/"results.csv"
     results = pd.read_csv(ids_run.path/"results.csv")
     assert results.columns.tolist() == COLUMNS
-    of_stage = write_results(ids_run)/"results.csv"
     assert of_stage.read_bytes() == (ids_run.path/"results.csv").read_bytes()
     methods = {"popularity", "item-knn", "id", "llm-emf"}
     assert set(results["method"]) == methods | {"oracle", "ceiling"}
