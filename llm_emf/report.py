@@ -11,7 +11,7 @@ __all__ = ['COLUMNS', 'PANELS', 'HEADING', 'evaluated_methods', 'collect_ranks',
            'stage_settings', 'run_settings', 'stage_table', 'versions_text', 'shown_run', 'run_commands', 'short_table',
            'report_cells', 'page_template', 'render_report', 'show_figure', 'about_run', 'data_tables']
 
-# %% ../nbs/11_report.ipynb #60680612
+# %% ../nbs/11_report.ipynb #d185a5aa
 import html
 import os
 import re
@@ -22,6 +22,7 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
+from matplotlib.ticker import MaxNLocator
 
 from .core import COLOUR, NAMES, InputError, Run, check_inputs, read_manifest
 from .core import run_stage, stage_command, stage_summary, tidy
@@ -250,7 +251,7 @@ def plot_methods(results: pd.DataFrame): # a figure
     fig.tight_layout()
     return fig
 
-# %% ../nbs/11_report.ipynb #13e65172
+# %% ../nbs/11_report.ipynb #7abfca12
 def _grid(n: int) -> tuple: # figure, n axes
     columns = min(n, 4)
     rows = -(-n // columns)
@@ -262,6 +263,7 @@ def _grid(n: int) -> tuple: # figure, n axes
             ax.tick_params(labelbottom=True)
     return fig, axes
 
+# %% ../nbs/11_report.ipynb #f0e2c312
 def plot_panels(
     lines: dict, # method → table with columns x, y and perhaps low, high
     xlabel: str, ylabel: str, title: str,
@@ -289,7 +291,7 @@ def training_curves(run: Run) -> dict: # name → table with epoch, loss, valid 
     files = {name: run.path/f"train-{name}"/"curve.csv" for name in evaluated_methods(run)}
     return {name: pd.read_csv(file) for name, file in files.items() if file.exists()}
 
-# %% ../nbs/11_report.ipynb #ff9aa533
+# %% ../nbs/11_report.ipynb #4f57ae90
 def plot_training(
     curves: dict, # of `training_curves`
     column: str = "valid mrr", # or `loss`
@@ -302,7 +304,9 @@ def plot_training(
     }[column]
     lines = {name: pd.DataFrame({"x": c["epoch"], "y": scale * c[column]})
              for name, c in curves.items()}
-    return plot_panels(lines, "epoch", ylabel, title)
+    fig = plot_panels(lines, "epoch", ylabel, title)
+    fig.axes[0].xaxis.set_major_locator(MaxNLocator(4, integer=True)) # the axes share it
+    return fig
 
 # %% ../nbs/11_report.ipynb #ac7c7f3e
 def training_table(run: Run, curves: dict) -> pd.DataFrame:
@@ -342,7 +346,7 @@ def heaviest(curve: pd.DataFrame, domain: str) -> str:
     modality = max(weight, key=weight.get)
     return f"the {NAMES[modality]} weighs most, {weight[modality]:.2f}"
 
-# %% ../nbs/11_report.ipynb #96c36d77
+# %% ../nbs/11_report.ipynb #a6a09abb
 def plot_fusion(curve: pd.DataFrame, domains: tuple): # a figure
     "How one method's fusion weights changed, one panel a domain."
     fig, axes = plt.subplots(1, 2, figsize=(8, 2.8), sharey=True)
@@ -353,9 +357,10 @@ def plot_fusion(curve: pd.DataFrame, domains: tuple): # a figure
                 ax.plot(curve["epoch"], curve[f"weight {m}, {domain}"], style, color=COLOUR[m],
                         marker=".", lw=1.8, label=NAMES[m])
         ax.set(xlabel="epoch", title=f"{domain}: {heaviest(curve, domain)}")
-        ax.set_ylim(bottom=0)
+        ax.xaxis.set_major_locator(MaxNLocator(6, integer=True))
         tidy(ax)
-    axes[0].set_ylabel("fusion weight")
+    top = curve.filter(like="weight ").max(axis=None)
+    axes[0].set(ylabel="fusion weight", ylim=(0, 1.15 * top))
     axes[1].legend(frameon=False)
     fig.tight_layout()
     return fig
@@ -421,7 +426,7 @@ def protocol_notes(run: Run, task: Task) -> list: # of sentences
                     "all others and equals full ranking there.")
     return said
 
-# %% ../nbs/11_report.ipynb #17d70904
+# %% ../nbs/11_report.ipynb #cb24186d
 def feature_notes(run: Run) -> list: # of sentences
     "Which pictures and texts the methods could read. A run of ids alone has none."
     stages = [s for s in ("encode", "encode-title") if (run.path/s/"manifest.json").exists()]
@@ -429,10 +434,9 @@ def feature_notes(run: Run) -> list: # of sentences
         return ["No pictures and no texts were encoded in this run: its methods use ids alone."]
     said = []
     for about in (stage_summary(run.path/s) for s in stages):
-        said.append(f"Text of the kind {about['text']} was encoded by {about['text encoder']}.")
-        if about["text encoder"] == "minilm":
-            said.append("That is a sentence encoder, not CLIP as in the paper: no CLIP that reads "
-                        "real titles can be had offline.")
+        encoder = about["text encoder"]
+        more = " (a sentence encoder, not CLIP as in the paper)" if encoder == "minilm" else ""
+        said.append(f"Text of the kind {about['text']} was encoded by {encoder}{more}.")
     if about["pictures"] == "none":
         said.append("There are no pictures in this data set: the visual branch is absent, from "
                     "training and from every score.")
@@ -512,7 +516,7 @@ def run_settings(run: Run) -> pd.DataFrame: # index setting; columns value, meth
     table = pd.DataFrame(rows, columns=columns).set_index("setting")
     return table.rename_axis(index=None, columns="setting")
 
-# %% ../nbs/11_report.ipynb #a6c24af5
+# %% ../nbs/11_report.ipynb #8a5063a5
 def stage_table(run: Run) -> pd.DataFrame: # index stage; columns seed, settings
     "The seed and the settings of the stages that came before the methods."
     rows = {}
@@ -520,7 +524,8 @@ def stage_table(run: Run) -> pd.DataFrame: # index stage; columns seed, settings
         if (run.path/stage/"manifest.json").exists():
             settings = stage_settings(run, stage)
             rows[stage] = {"seed": settings.pop("seed"),
-                           "settings": " ".join(f"{k}={v}" for k, v in settings.items())}
+                           "settings": " ".join(f"{k}={v}" for k, v in settings.items())
+                           or "defaults"}
     return pd.DataFrame(rows).T.rename_axis(columns="stage")
 
 # %% ../nbs/11_report.ipynb #528c908d
@@ -612,12 +617,13 @@ def show_figure(fig, text: str) -> None: # text: for readers who do not see the 
     display(fig, metadata={"image/png": {"alt": text}})
     plt.close(fig)
 
-# %% ../nbs/11_report.ipynb #59acf082
+# %% ../nbs/11_report.ipynb #058e1974
 def about_run(run: Run) -> str: # markdown
     "The line below the title: data set, profile, seed, version."
     name = html.escape(load_dataset(run.path/"prepare").name)
     version = read_manifest(run.path/"prepare")["key"]["llm-emf"]
-    parts = [f"Data set **{name}**", f"profile {run.profile}", f"seed {run.seed}",
+    only = " (it only checks that everything runs)" if run.profile == "smoke" else ""
+    parts = [f"Data set **{name}**", f"profile {run.profile}{only}", f"seed {run.seed}",
              f"llm-emf {version}"]
     return " · ".join(parts)
 
