@@ -42,12 +42,7 @@ test: $(READY)
 	@$(BIN)/python -m pytest tests -q --durations=12
 
 docs: $(READY)
-	@rm -rf _proc _docs
-	@echo "== notebooks to pages"
-	@$(BIN)/python -c "from nbdev.serve import proc_nbs; proc_nbs(n_workers=1)"
-	@cp _quarto.yml _proc/
-	@if command -v quarto >/dev/null; then quarto render _proc --no-execute; else $(BIN)/smalldocs render _proc; fi
-	@echo "The site: _docs/index.html"
+	@$(BIN)/python .ci/site.py
 
 bench: $(READY)
 	@for f in benchmarks/*_*.py; do echo "== $$f"; $(BIN)/python $$f || exit 1; done
@@ -56,7 +51,7 @@ quality: $(READY)
 	@for d in shop food-kitchen; do echo "== quality on $$d"; $(BIN)/python benchmarks/quality.py $$d || exit 1; done
 
 readme: $(READY)
-	@$(BIN)/jupyter-nbconvert --to markdown --TemplateExporter.exclude_output=True --log-level ERROR --stdout nbs/index.ipynb | sed -E 's#\]\(([0-9][0-9a-z_]*\.ipynb)\)#](nbs/\1)#g' > README.md
+	@$(BIN)/jupyter-nbconvert --to markdown --TemplateExporter.exclude_output=True --log-level ERROR --stdout nbs/index.ipynb | sed -E 's#\]\(((guides/)?[0-9a-z_]*\.ipynb)\)#](nbs/\1)#g' > README.md
 	@echo "README.md is made from nbs/index.ipynb"
 
 clean:

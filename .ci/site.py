@@ -64,6 +64,22 @@ def fix_pages() -> None:
         path.write_text(text, encoding="utf-8")
 
 
+def fix_anchors() -> None:
+    "A link to a heading that is not there goes to its class, or to the top of its page."
+    pages = {p: p.read_text(encoding="utf-8") for p in sorted(OUT.rglob("*.html"))}
+    ids = {p: set(re.findall(r'\bid="([^"]+)"', text)) for p, text in pages.items()}
+    for path, text in pages.items():
+        def point(m):
+            target = (path.parent/m[1]).resolve() if m[1] else path
+            if target not in ids or m[2] in ids[target]:
+                return m[0]
+            owner = m[2].split(".")[0]
+            return f'href="{m[1]}#{owner}"' if owner in ids[target] else f'href="{m[1] or "#"}"'
+        fixed = re.sub(r'href="([^"#:]*)#([^"]+)"', point, text)
+        if fixed != text:
+            path.write_text(fixed, encoding="utf-8")
+
+
 def main() -> None:
     for folder in (PROC, OUT):
         shutil.rmtree(folder, ignore_errors=True)
@@ -76,6 +92,7 @@ def main() -> None:
     else:
         subprocess.run([Path(sys.executable).parent/"smalldocs", "render", PROC], check=True)
         fix_pages()
+    fix_anchors()
     print(f"The site: {OUT.relative_to(ROOT)}/index.html")
 
 

@@ -34,7 +34,7 @@ def make_layout(
     longest = int(position.max()) + 1 if len(position) else 1
     return Layout(row, position, int(nonempty.sum()), longest)
 
-# %% ../nbs/05_attention.ipynb #27af0fd1
+# %% ../nbs/05_attention.ipynb #3a27ed9a
 @patch
 def pad(
     self: Layout,
@@ -46,6 +46,7 @@ def pad(
     out = out.index_copy(1, self.row * self.longest + self.position, packed)
     return out.view(modalities, self.rows, self.longest, d)
 
+# %% ../nbs/05_attention.ipynb #5f33d17d
 @patch
 def pack(
     self: Layout,
@@ -87,7 +88,7 @@ class BankNorm(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         return torch.addcmul(self.bias, F.layer_norm(x, x.shape[-1:]), self.weight)
 
-# %% ../nbs/05_attention.ipynb #e11ba9fe
+# %% ../nbs/05_attention.ipynb #b9cd1521
 class Block(nn.Module):
     "Causal self-attention and a feed-forward layer, each behind a norm and around a residual."
     def __init__(
@@ -101,7 +102,7 @@ class Block(nn.Module):
         super().__init__()
         self.heads, self.dropout = heads, dropout
         self.norm1 = BankNorm(modalities, d)
-        self.qkv = BankLinear(modalities, d, 3 * d)     # Q, K and V side by side
+        self.qkv = BankLinear(modalities, d, 3 * d)  # Q, K and V side by side
         self.out = BankLinear(modalities, d, d)
         self.norm2 = BankNorm(modalities, d)
         self.up = BankLinear(modalities, d, hidden)
@@ -117,18 +118,18 @@ class Block(nn.Module):
         change = self.down(F.gelu(self.up(self.norm2(x))))
         return x + F.dropout(change, self.dropout, self.training)
 
-# %% ../nbs/05_attention.ipynb #cb01deb1
+# %% ../nbs/05_attention.ipynb #8db2f70f
 @patch
 def attend(
     self: Block,
     x: Tensor, # (modalities, tokens, d), packed
     layout: Layout,
 ) -> Tensor: # (modalities, tokens, d)
-    "What the heads bring together for each token, from it and the tokens before it."
+    "Multi-head attention of each token to itself and the tokens before it in its sequence."
     modalities, _, d = x.shape
     qkv = layout.pad(self.qkv(self.norm1(x)))
     qkv = qkv.view(modalities * layout.rows, layout.longest, 3, self.heads, d // self.heads)
-    q, k, v = qkv.permute(2, 0, 3, 1, 4)    # each (modalities · rows, heads, longest, d / heads)
+    q, k, v = qkv.permute(2, 0, 3, 1, 4)  # each (modalities · rows, heads, longest, d / heads)
     dropout = self.dropout if self.training else 0.0
     y = F.scaled_dot_product_attention(q, k, v, is_causal=True, dropout_p=dropout)
     y = y.transpose(1, 2).reshape(modalities, layout.rows, layout.longest, d)

@@ -27,7 +27,7 @@ from .readers import (C2DSR_NAMES, CleanSettings, Purchases, clean, cut_windows,
                              read_amazon, read_c2dsr, read_recbole)
 from .shop import ShopSettings, ceiling_ranks, make_catalogue, simulate_users
 
-# %% ../nbs/02_data.ipynb #d5aeac72
+# %% ../nbs/02_data.ipynb #3d451f2e
 SPLITS = ("train", "valid", "test")
 
 @dataclass
@@ -42,26 +42,21 @@ class Dataset:
     offset: np.ndarray # (users + 1,) where each user's purchases begin
     time: np.ndarray = None # (purchases,) unix seconds, where the source has them
 
-# %% ../nbs/02_data.ipynb #36173000
-@patch(as_prop=True)
-def n_items(self: Dataset) -> int:
-    "Number of items of both domains."
-    return len(self.items)
+    @property
+    def n_items(self) -> int: # of both domains
+        return len(self.items)
 
-@patch(as_prop=True)
-def n_x(self: Dataset) -> int:
-    "Number of items of X."
-    return int((self.items["domain"] == self.domains[0]).sum())
+    @property
+    def n_x(self) -> int: # items of X
+        return int((self.items["domain"] == self.domains[0]).sum())
 
-@patch(as_prop=True)
-def length(self: Dataset) -> np.ndarray: # (users,)
-    "Number of purchases of each user."
-    return np.diff(self.offset)
+    @property
+    def length(self) -> np.ndarray: # (users,) number of purchases of each user
+        return np.diff(self.offset)
 
-@patch(as_prop=True)
-def has_split(self: Dataset) -> bool:
-    "Whether the source divides its users into train, valid and test."
-    return bool((self.split > 0).any())
+    @property
+    def has_split(self) -> bool: # whether the source divides its users into parts
+        return bool((self.split > 0).any())
 
 # %% ../nbs/02_data.ipynb #5a4e488e
 @patch

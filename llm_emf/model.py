@@ -33,7 +33,7 @@ def renormalised(
     total = weight.sum(0)
     return weight / torch.where(total > 0, total, 1.0)
 
-# %% ../nbs/06_model.ipynb #7308b329
+# %% ../nbs/06_model.ipynb #33fb1a7b
 @dataclass(frozen=True)
 class ModelSettings:
     "What model to build. Raises `InputError` for a value out of its range."
@@ -50,8 +50,8 @@ class ModelSettings:
     # 0 leaves the sequence out, as a model of the merged sequence alone does (SASRec)
     own: float = 1.0
     lambda1: float = 0.3 # weight of the other domain's sequence, ≥ 0; the re-implementation's
-    # weight of the merged sequence, ≥ 0; the re-implementation has 0.1. Our 1.0
-    # was not measured again since early stopping looks at random valid users
+    # weight of the merged sequence, ≥ 0. The re-implementation has 0.1; 1.0 was chosen in an
+    # early comparison, not measured again since early stopping looks at random valid users
     lambda2: float = 1.0
     fusion: str = "learnt" # weights of the modalities: `learnt`, or `fixed` (all equal)
     fusion_per_domain: bool = True # whether X and Y have weights of their own
@@ -202,14 +202,14 @@ def final_moments(
         target = torch.zeros(n, dtype=torch.long, device=items.device)
     return Moments(torch.arange(n, device=items.device), (items > 0).sum(1), target, domain)
 
-# %% ../nbs/06_model.ipynb #15e509ac
+# %% ../nbs/06_model.ipynb #1a80e534
 def last_token(
     present: Tensor, # (batch, length) bool: the entries of one sequence
     moments: Moments, # n of them
 ) -> Tensor: # (n,) index of a packed token, -1 for none
     "The packed token of a sequence that is the last one read at each moment."
     count = present.cumsum(1)
-    before = count[:, -1].cumsum(0) - count[:, -1]      # tokens of earlier rows
+    before = count[:, -1].cumsum(0) - count[:, -1]  # tokens of earlier rows
     seen = count[moments.row, moments.read - 1]
     return torch.where(seen > 0, before[moments.row] + seen - 1, -1)
 
@@ -244,18 +244,18 @@ def prepare_features(
     centre = vectors[1:][mask[1:]].mean(0)
     return F.normalize(vectors - centre, dim=-1) * mask[:, None], mask
 
-# %% ../nbs/06_model.ipynb #268815ce
+# %% ../nbs/06_model.ipynb #70755313
 def principal_components(
     vectors: Tensor, # (n, e), centred
     d: int, # components wanted
 ) -> Tensor: # (n, min(d, e)); the first column has the greatest variance
     "The coordinates of centred vectors along their `d` directions of greatest variance."
-    _, directions = torch.linalg.eigh((vectors.T @ vectors).double())   # (e, e); ascending
+    _, directions = torch.linalg.eigh((vectors.T @ vectors).double())  # (e, e); ascending
     return vectors @ directions.flip(1)[:, :d].to(vectors.dtype)
 
-# %% ../nbs/06_model.ipynb #3ab12eab
+# %% ../nbs/06_model.ipynb #15c235d4
 class LLMEMF(nn.Module):
-    "LLM-EMF; for `features` and `has` see `llm_emf.features.Features`."
+    "LLM-EMF (`features` and `has` as in `Features`). Raises `InputError` if they do not fit."
     def __init__(
         self,
         settings: ModelSettings,
@@ -270,18 +270,23 @@ class LLMEMF(nn.Module):
         if not self.modalities:
             raise InputError(f"none of the modalities {s.modalities} has data; pass `features`")
         self.settings, self.n_items, self.n_x = s, n_items, n_x
-        start_at_features = "id" in self.modalities and s.id_start == "features"
-        ids_alone = tuple(s.modalities) == ("id",)
-        used = ("img", "tex") if ids_alone and start_at_features else self.modalities
-        frozen = {m: prepare_features(m, features[m], has.get(m), n_items)
-                  for m in used if m != "id" and m in features}
+        frozen = self._frozen(features, has)
         self._add_items(frozen)
-        if start_at_features and frozen:
+        if "id" in self.modalities and s.id_start == "features" and frozen:
             self._start_ids_at(torch.cat([vectors for vectors, _ in frozen.values()], 1))
         self._add_encoders()
         self._add_fusion()
 
-# %% ../nbs/06_model.ipynb #278d2ab2
+# %% ../nbs/06_model.ipynb #77ca85af
+@patch
+def _frozen(self: LLMEMF, features: dict, has: dict) -> dict: # modality → (vectors, mask)
+    s, wanted = self.settings, self.modalities
+    if tuple(s.modalities) == ("id",) and s.id_start == "features":
+        wanted = ("img", "tex")
+    return {m: prepare_features(m, features[m], has.get(m), self.n_items)
+            for m in wanted if m != "id" and m in features}
+
+# %% ../nbs/06_model.ipynb #3466ba93
 @patch
 def _add_items(self: LLMEMF, frozen: dict) -> None:
     d = self.settings.d
@@ -290,7 +295,7 @@ def _add_items(self: LLMEMF, frozen: dict) -> None:
     for k, m in enumerate(self.modalities):
         if m == "id":
             self.id_embedding = nn.Embedding(self.n_items + 1, d, padding_idx=0)
-            nn.init.normal_(self.id_embedding.weight, std=d ** -0.5)    # of length about 1
+            nn.init.normal_(self.id_embedding.weight, std=d ** -0.5)  # of length about 1
             continue
         vectors, mask = frozen[m]
         self.register_buffer(f"feature_{m}", vectors, persistent=False)
@@ -388,7 +393,7 @@ def embed(
     rows = self._fill_missing(rows, item_ids, unit=False)
     return self.settings.d ** 0.5 * torch.stack(rows)
 
-# %% ../nbs/06_model.ipynb #ba99ab99
+# %% ../nbs/06_model.ipynb #a7268139
 @patch
 def keys(
     self: LLMEMF,
@@ -397,7 +402,7 @@ def keys(
     known: tuple = None, # `look_up` of these items and perhaps others
 ) -> Tensor: # (n, modalities · d)
     "The keys of candidate items."
-    rows = _rows(known, item_ids) if known else self._unit(item_ids)    # a domain has no doubles
+    rows = _rows(known, item_ids) if known else self._unit(item_ids)  # a domain has no doubles
     weight = self.fusion_weights()[domain][:, None].expand(-1, len(item_ids))
     if self.settings.missing == "renormalise":
         weight = renormalised(weight, self.available[:, item_ids])
@@ -412,7 +417,7 @@ def candidates(self: LLMEMF, domain: int) -> Tensor: # (items of the domain,)
     first, last = (1, self.n_x) if domain == 0 else (self.n_x + 1, self.n_items)
     return torch.arange(first, last + 1, device=self.available.device)
 
-# %% ../nbs/06_model.ipynb #d9db167b
+# %% ../nbs/06_model.ipynb #c61773e9
 @patch
 def encode(
     self: LLMEMF,
@@ -424,8 +429,9 @@ def encode(
     embedded = self.embed(items[present["both"]], known)
     states = {}
     for name, encoder in self.encoders.items():
-        mine = present[name][present["both"]]           # which of the packed tokens
-        tokens = embedded if name == "both" else embedded[:, mine]
+        tokens = embedded
+        if name != "both":
+            tokens = embedded[:, present[name][present["both"]]]
         h = encoder(tokens, make_layout(present[name]))
         states[name] = F.normalize(h, dim=-1).transpose(0, 1).flatten(1)
     return states

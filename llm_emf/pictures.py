@@ -254,7 +254,7 @@ KITCHEN |= {
     ),
 }
 
-# %% ../nbs/01a_pictures.ipynb #ed6ed0dc
+# %% ../nbs/01a_pictures.ipynb #4982a23c
 KITCHEN |= {
     "Grill Tongs": dict(
         back=[
@@ -273,6 +273,10 @@ KITCHEN |= {
             (DARK, arc(.36, .56, .64, .84, 0, 180, .018)), (DARK, line(.018, .36, .7, .64, .7)),
         ],
     ),
+}
+
+# %% ../nbs/01a_pictures.ipynb #eff3756b
+KITCHEN |= {
     "Toaster": dict(
         back=[(WOOD, rect(.26, .18, .46, .5, .05)), (WOOD, rect(.54, .18, .74, .5, .05))],
         body=[rect(.12, .38, .84, .86, .09)],

@@ -125,7 +125,9 @@ def line_blocks(
 class BadLine(ValueError):
     "A line that cannot be used; the message is the reason."
 
-# %% ../nbs/01c_readers.ipynb #42c92d26
+# %% ../nbs/01c_readers.ipynb #c0d0f78b
+_from_json = json.JSONDecoder().decode  # what `json.loads` calls after checks not needed here
+
 def parse_object(line: bytes, literal: bool = False) -> dict:
     "A line's JSON object, or with `literal` its Python literal. Raises `BadLine`."
     try:
@@ -133,7 +135,7 @@ def parse_object(line: bytes, literal: bool = False) -> dict:
     except UnicodeDecodeError:
         raise BadLine("not UTF-8") from None
     try:
-        o = ast.literal_eval(text) if literal else json.loads(text)
+        o = ast.literal_eval(text) if literal else _from_json(text)
     except (ValueError, SyntaxError, RecursionError, MemoryError, TypeError):
         if not text.strip(" \t\r\0"):
             raise BadLine("empty") from None
@@ -142,14 +144,13 @@ def parse_object(line: bytes, literal: bool = False) -> dict:
         raise BadLine("not an object")
     return o
 
-# %% ../nbs/01c_readers.ipynb #e114f03b
+# %% ../nbs/01c_readers.ipynb #375c6f12
 SINCE, UNTIL = 788_918_400, 1_893_456_000  # 1995 and 2030 in unix seconds; other times are mistakes
 
-def _short_string(value, what: str) -> str:
-    "The value, if it is a string of 1 to 64 characters."
-    if type(value) is str and 0 < len(value) <= 64:
-        return value
-    raise BadLine(f"no {what}" if value is None else f"the {what} is no short string")
+def _check_name(value, what: str) -> None:
+    "A user or an asin is a string of 1 to 64 characters."
+    if type(value) is not str or not 0 < len(value) <= 64:
+        raise BadLine(f"no {what}" if value is None else f"the {what} is no short string")
 
 def parse_review(o: dict, year: int) -> tuple: # user, asin, unix seconds
     "Who bought what and when. Raises `BadLine`."
@@ -159,8 +160,8 @@ def parse_review(o: dict, year: int) -> tuple: # user, asin, unix seconds
     else:
         user, asin = o.get("reviewerID"), o.get("asin")
         time, rating = o.get("unixReviewTime"), o.get("overall")
-    _short_string(user, "user")
-    _short_string(asin, "asin")
+    _check_name(user, "user")
+    _check_name(asin, "asin")
     if type(time) not in (int, float):
         raise BadLine("no time" if time is None else "the time is no number")
     if rating is not None and type(rating) not in (int, float):
@@ -233,7 +234,7 @@ def best_picture(o: dict, year: int) -> str: # "" for none
     url = o.get("imUrl")
     return url if isinstance(url, str) else ""
 
-# %% ../nbs/01c_readers.ipynb #ad3fa410
+# %% ../nbs/01c_readers.ipynb #e26738e8
 META_KEYS = { # year → what the fields asin, brand and categories are called
     2014: ("asin", "brand", "categories"),
     2018: ("asin", "brand", "category"),
@@ -243,12 +244,12 @@ META_KEYS = { # year → what the fields asin, brand and categories are called
 def parse_meta(o: dict, year: int) -> tuple: # asin, title, brand, categories, description, picture
     "What is known of an item; a missing field is an empty string. Raises `BadLine`."
     asin, brand, categories = (o.get(key) for key in META_KEYS[year])
-    _short_string(asin, "asin")
+    _check_name(asin, "asin")
     title, brand, categories = _title(o.get("title")), _field(brand), _field(categories)
     description = _field(o.get("description"), longest=1000)
     return asin, title, brand, categories, description, best_picture(o, year)
 
-# %% ../nbs/01c_readers.ipynb #b0b99173
+# %% ../nbs/01c_readers.ipynb #2009c2cc
 def parsed_lines(
     path, # the file
     parse, # line (bytes) → its fields; raises `BadLine`
@@ -262,14 +263,13 @@ def parsed_lines(
     for first, lines in blocks:
         rejected.lines += len(lines)
         for k, line in enumerate(lines, first):
-            if line is None:
-                continue
-            try:
-                fields = parse(line)
-            except BadLine as e:
-                rejected.add(file, k, str(e), line)
-                continue
-            yield k, fields
+            if line is not None:
+                try:
+                    fields = parse(line)
+                except BadLine as e:
+                    rejected.add(file, k, str(e), line)
+                else:
+                    yield k, fields
 
 # %% ../nbs/01c_readers.ipynb #2d695443
 @dataclass
@@ -309,7 +309,7 @@ class PurchaseBuilder:
         self.rows, self.domain = [], []  # metadata and domain of each item, by number
         self.user, self.item, self.time = array("i"), array("i"), array("q")
 
-# %% ../nbs/01c_readers.ipynb #4772cd56
+# %% ../nbs/01c_readers.ipynb #3a92aaea
 def _add_item(b: PurchaseBuilder, asin: str, meta: tuple, d: int) -> int:
     "Give an item the next number; without metadata its fields are empty."
     b.numbers[asin] = number = len(b.rows)
@@ -326,13 +326,14 @@ def add(
 ):
     "Add the reviews of a category."
     users, numbers = self.users, self.numbers
+    add_user, add_item, add_time = self.user.append, self.item.append, self.time.append
     for _, (user, asin, time) in reviews:
         number = numbers.get(asin)
         if number is None:
             number = _add_item(self, asin, known.get(asin), d)
-        self.user.append(users.setdefault(user, len(users)))
-        self.item.append(number)
-        self.time.append(time)
+        add_user(users.setdefault(user, len(users)))
+        add_item(number)
+        add_time(time)
 
 # %% ../nbs/01c_readers.ipynb #04c2b2c3
 @patch
