@@ -82,17 +82,13 @@ def code_lines(source): # neither blank nor a comment
             if line.strip() and not line.lstrip().startswith("#")]
 
 
-def is_patch(node): # decorated with @patch or @patch_to(…)
-    return any(ast.unparse(d).startswith("patch") for d in node.decorator_list)
-
-
-def definitions(source): # names of the functions and classes; patched methods do not count
+def definitions(source): # names of functions and classes, methods added by @patch included
     return [node.name for node in ast.parse(source).body
-            if isinstance(node, (ast.FunctionDef, ast.ClassDef)) and not is_patch(node)]
+            if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef))]
 
 
 def test_definitions_are_counted_as_meant():
-    source = "def a(): pass\n\n# a comment\ndef _b(): pass\n@patch\ndef c(self: int): pass\nclass D: pass\n"
+    source = "def a(): pass\n\n# a comment\n@patch\ndef _b(self: D): pass\nclass D:\n  x = 1\n"
     assert definitions(source) == ["a", "_b", "D"] and len(code_lines(source)) == 5
 
 
