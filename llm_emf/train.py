@@ -431,9 +431,9 @@ def out_of_patience(self: Trainer, epoch: int) -> bool:
     mrr = [row["valid mrr"] for row in self.state["history"]]
     return bool(mrr) and epoch - 1 - int(np.argmax(mrr)) >= self.settings.patience
 
-# %% ../nbs/08_train.ipynb #be31df00
+# %% ../nbs/08_train.ipynb #27cb3c06
 @patch
-def run(
+def loop(
     self: Trainer,
     stop_after: int = None, # steps; for tests of resuming
 ) -> pd.DataFrame: # one row an epoch: loss, valid mrr, seconds …
@@ -468,7 +468,7 @@ def finish(self: Trainer) -> pd.DataFrame: # the curve
     self.model.load_state_dict(self.best_weights)
     return pd.DataFrame(self.state["history"])
 
-# %% ../nbs/08_train.ipynb #211622b2
+# %% ../nbs/08_train.ipynb #fc24f634
 def fit_model(
     model, # changed in place
     task: Task,
@@ -480,7 +480,7 @@ def fit_model(
 ) -> pd.DataFrame: # one row an epoch
     """Train a model on a task. It needs `settings.max_length`, `settings.negatives`, `n_items`,
     `n_x`, `model(items, negatives)` → (summed loss, targets), `candidates`, `keys` and `scores`."""
-    return Trainer(model, task, settings, folder, device, what).run(stop_after)
+    return Trainer(model, task, settings, folder, device, what).loop(stop_after)
 
 # %% ../nbs/08_train.ipynb #45113e30
 def save_model(model: LLMEMF, folder) -> None:
