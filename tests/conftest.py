@@ -32,6 +32,18 @@ def cli():
     return run
 
 
+@pytest.fixture
+def here(capsys, monkeypatch, tmp_path):
+    "Run the command in this process, which saves the time of imports. Same result as `cli`."
+    from llm_emf.cli import main
+    def run(*args):
+        monkeypatch.chdir(tmp_path)
+        capsys.readouterr()
+        code = main([str(a) for a in args])
+        return code, *capsys.readouterr()
+    return run
+
+
 def sample_of(items, sequences):
     "The first 400, 60 and 60 sequences of train, valid and test, and the items in them."
     import numpy as np

@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 import typer
 
-from llm_emf.cli import app, main
+from llm_emf.cli import app
 
 COMMANDS = typer.main.get_command(app).commands
 RUN_FOLDER = [name for name in COMMANDS if name != "methods"]
@@ -101,17 +101,6 @@ def test_usage_errors(cli, case, tmp_path):
     code, _, err = cli(*args, cwd=tmp_path)
     assert code == 2 and said in " ".join(err.split()) and "Traceback" not in err, err
     assert not list(tmp_path.iterdir()), "nothing was begun"
-
-
-@pytest.fixture
-def here(capsys, monkeypatch, tmp_path):
-    "Run the command in this process, which saves the time of imports. Same result as `cli`."
-    def run(*args):
-        monkeypatch.chdir(tmp_path)
-        capsys.readouterr()
-        code = main([str(a) for a in args])
-        return code, *capsys.readouterr()
-    return run
 
 
 @pytest.fixture
