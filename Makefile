@@ -5,11 +5,12 @@ READY := .venv/.ready
 export TOKENIZERS_PARALLELISM := false
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help reproduce test docs bench quality readme clean
+.PHONY: help reproduce test test-slow docs bench quality readme clean
 
 help:
 	@echo "make reproduce   environment, all notebooks on the embedded shop, report"
 	@echo "make test        environment, notebooks and library in step, notebook tests, tests/"
+	@echo "make test-slow   the tests that take more than half a minute each"
 	@echo "make docs        the site, in _docs/"
 	@echo "make bench       the benchmarks, in benchmarks/results/"
 	@echo "make quality     the quality studies, hours; killed, they go on where they were"
@@ -33,13 +34,18 @@ reproduce: $(READY)
 test: $(READY)
 	@echo "== 1/4 notebooks and library in step, notebooks clean"
 	@$(BIN)/python tests/in_step.py
-	@echo "== 2/4 undefined and unused names"
-	@$(BIN)/ruff check -q --select F821,F811,F401 llm_emf tests benchmarks
-	@$(BIN)/ruff check -q --select F821 nbs
+	@echo "== 2/4 names, statements, widths"
+	@$(BIN)/ruff check -q --select F821,F811,F401,E701,E702,E703 llm_emf
+	@$(BIN)/ruff check -q --select F821,F811,F401 tests benchmarks .ci
+	@$(BIN)/ruff check -q --select F821,E501 --line-length 100 nbs
 	@echo "== 3/4 the notebooks' own tests"
 	@$(BIN)/nbdev_test --n_workers 1 --timing
-	@echo "== 4/4 tests/: every notebook by papermill (profile smoke), command line, faults"
-	@$(BIN)/python -m pytest tests -q --durations=12
+	@echo "== 4/4 tests/: every notebook by papermill (profile smoke), command line, faults, site"
+	@$(BIN)/python -m pytest tests -q -m "not slow" --durations=15
+
+test-slow: $(READY)
+	@echo "== the slow tests"
+	@$(BIN)/python -m pytest tests -q -m slow --durations=15
 
 docs: $(READY)
 	@$(BIN)/python .ci/site.py

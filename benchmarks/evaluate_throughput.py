@@ -9,17 +9,19 @@ from common import finish, load_data, peak_gib, random_features
 
 from llm_emf.core import set_seed
 from llm_emf.model import LLMEMF, ModelSettings
-from llm_emf.train import model_scorer, rank_cases
+from llm_emf.task import Task
+from llm_emf.train import ModelScorer
 
 data, split = load_data()
 set_seed(0)
 model = LLMEMF(ModelSettings(d=64), data.n_items, data.n_x, random_features(data)).eval()
 cases = split["test"]
+task = Task(data, split)
 
-score = model_scorer(model)
-rank_cases(score, data, cases.take(slice(0, 50)), sampled=False)                # warm-up
+scorer = ModelScorer(model)
+task.rank(scorer, cases.take(slice(0, 50)), sampled=False)    # warm-up
 began = time.perf_counter()
-ranks = rank_cases(score, data, cases, sampled=False)
+ranks = task.rank(scorer, cases, sampled=False)
 fast = len(ranks) / (time.perf_counter() - began)
 
 began, n, agree = time.perf_counter(), 0, 0

@@ -18,16 +18,16 @@ import numpy as np
 import pandas as pd
 from common import REAL, ROOT, finish
 
-from llm_emf.baselines import best_item_knn, popularity_scorer
 from llm_emf.clip import ClipSettings, encode
-from llm_emf.core import derive, open_run, set_seed
-from llm_emf.data import excludes_seen, load_dataset, make_split, prepare
-from llm_emf.enrich import enrich
-from llm_emf.features import Features, load_features
+from llm_emf.core import open_run
+from llm_emf.data import load_dataset, prepare
+from llm_emf.enrich import enrich_catalogue
+from llm_emf.features import load_features
+from llm_emf.methods import find_method
 from llm_emf.metrics import bootstrap, holm, per_user
-from llm_emf.model import LLMEMF, ModelSettings, variant_settings
+from llm_emf.model import ModelSettings
 from llm_emf.shop import ShopSettings
-from llm_emf.train import TrainSettings, fit, model_scorer, profile_settings, rank_cases, slug
+from llm_emf.task import Task, make_task
 from scipy import stats
 
 RUNS = ROOT/"runs"/"quality"
@@ -43,32 +43,36 @@ def locked(name: str, wait: bool): # yields whether the lock is ours
         else: yield True
 
 
-def ranks_of(name: str, seed: int, data, split, store, variant: str, *settings): # None if another process is at it
-    "The test ranks of a method under a seed, from the shelf if they were made before."
-    with locked(f"{name}, {slug(variant)}, {seed}", wait=False) as mine: return make_ranks(name, seed, data, split, store, variant, *settings) if mine else None
+def ranks_of(name: str, task: Task, method: str, profile: str = "quick"): # None if another process is at it
+    "The test ranks of a method under the task's seed, kept from before if they were made before."
+    with locked(f"{name}, {method}, {task.seed}", wait=False) as mine:
+        return make_ranks(name, task, method, profile) if mine else None
 
 
-def make_ranks(name: str, seed: int, data, split, store, variant: str, base: ModelSettings, train: TrainSettings) -> pd.DataFrame:
-    folder = RUNS/name/f"{slug(variant)}-{seed}"
-    if (folder/"ranks.parquet").exists(): return pd.read_parquet(folder/"ranks.parquet")
+def make_ranks(name: str, task: Task, method: str, profile: str) -> pd.DataFrame:
+    "Fit a method and rank the test cases."
+    folder = RUNS/name/f"{method}-{task.seed}"
+    if (folder/"ranks.parquet").exists():
+        return pd.read_parquet(folder/"ranks.parquet")
     folder.mkdir(parents=True, exist_ok=True)
-    unseen = excludes_seen(data, split["train"])
-    if variant == "popularity": score, note = popularity_scorer(data, split["train"]), {}
-    elif variant == "item-knn": score, note = best_item_knn(data, split)
-    else:
-        settings = variant_settings(variant, base)
-        features = load_features(store, data.n_items) if set(settings.modalities) - {"id"} else Features({}, {})
-        set_seed(derive(seed, "weights"))
-        model = LLMEMF(settings, data.n_items, data.n_x, features.vectors, features.has)
-        curve = fit(model, data, split, train, folder, seed, what=f"{name}, {variant}, seed {seed}")
-        curve.to_csv(folder/"curve.csv", index=False)
-        note = {"epochs": len(curve), "best epoch": int(curve["valid mrr"].idxmax()) + 1, "seconds": float(curve["seconds"].sum())}
-        score = model_scorer(model)
-    ranks = rank_cases(score, data, split["test"], seed, what=f"{variant}, test", exclude_seen=unseen)
-    (folder/"note.json").write_text(json.dumps(note))
-    for f in folder.glob("*.safetensors*"): f.unlink()
-    ranks.to_parquet(folder/"ranks.aside"); (folder/"ranks.aside").rename(folder/"ranks.parquet")
+    chosen = find_method(method)
+    scorer = chosen.fit(task, chosen.default_settings(task, profile), folder)
+    if getattr(scorer, "curve", None) is not None:
+        scorer.curve.to_csv(folder/"curve.csv", index=False)
+    ranks = task.rank(scorer, what=f"{method}, test")
+    (folder/"note.json").write_text(json.dumps(getattr(scorer, "notes", {})))
+    for f in folder.glob("*.safetensors*"):
+        f.unlink()
+    ranks.to_parquet(folder/"ranks.aside")
+    (folder/"ranks.aside").rename(folder/"ranks.parquet")
     return ranks
+
+
+def task_of(run, how: str, seed: int) -> Task:
+    "The task of a prepared and encoded run under another split and seed."
+    data = load_dataset(run.path/"prepare")
+    features = load_features(run.path/"encode", data.items)
+    return make_task(data, how, {"title+llm": features, "title": features}, seed)
 
 
 def paired(a: list, b: list, same_users: bool) -> dict: # lists of rank tables, one a seed
@@ -100,16 +104,19 @@ def study(name, found: dict, ours: str, others: list, same_users: bool) -> list:
 def shop(seeds):
     "Default shop, and the two knobs at zero (three seeds each)."
     rows, all_found = [], {}
-    plans = {"default": (ShopSettings(), ["popularity", "item-knn", "id", "llm-emf"]), "pictures=0": (ShopSettings(pictures=0.0), ["without images", "llm-emf"]),
-             "transfer=0": (ShopSettings(transfer=0.0), ["without cross-domain", "llm-emf"])}
+    plans = {"default": (ShopSettings(), ["popularity", "item-knn", "id", "llm-emf"]), "pictures=0": (ShopSettings(pictures=0.0), ["no-images", "llm-emf"]),
+             "transfer=0": (ShopSettings(transfer=0.0), ["no-cross-domain", "llm-emf"])}
     for name, (settings, variants) in plans.items():
         found = all_found[name] = {v: [] for v in variants}
         for seed in seeds if name == "default" else seeds[:3]:
             run = open_run(RUNS/f"shop, {name}, {seed}", "shop", "quick", seed)
-            with locked(f"shop, {name}, {seed}", wait=True): prepare(run, shop=settings); enrich(run); encode(run)
-            data = load_dataset(run.path/"prepare"); split = make_split(data)
-            base, train = profile_settings(run, data)
-            for v in variants: found[v].append(ranks_of(f"shop, {name}", seed, data, split, run.path/"encode", v, base, train))
+            with locked(f"shop, {name}, {seed}", wait=True):
+                prepare(run, shop=settings)
+                enrich_catalogue(run)
+                encode(run)
+            task = task_of(run, "leave-one-out", seed)
+            for v in variants:
+                found[v].append(ranks_of(f"shop, {name}", task, v))
             if name == "default":
                 ceiling = pd.read_parquet(run.path/"prepare"/"ceilings.parquet")
                 found.setdefault("oracle", []).append(pd.DataFrame({"rank": ceiling["oracle"]}))
@@ -125,13 +132,17 @@ def shop(seeds):
 def food_kitchen(seeds, run_folder):
     "Both splits of the real data; the text is the titles, read by the offline sentence encoder."
     run = open_run(run_folder, str(REAL), "quick", 0)
-    with locked("food-kitchen", wait=True): prepare(run); enrich(run); encode(run, ClipSettings(text_encoder="minilm"))
-    data, rows, value = load_dataset(run.path/"prepare"), [], {}
+    with locked("food-kitchen", wait=True):
+        prepare(run)
+        enrich_catalogue(run)
+        encode(run, ClipSettings(text_encoder="minilm"))
+    rows, value = [], {}
     plan = [(how, seed, v) for seed in seeds for how in ("given", "leave-one-out") for v in ("item-knn", "sasrec", "llm-emf")]
     found = {how: {} for how in ("given", "leave-one-out")}
     for how, seed, v in plan:
         if v == "item-knn" and seed != seeds[0]: continue                       # nothing random in it but the 999 negatives
-        found[how].setdefault(v, []).append(ranks_of(f"food-kitchen, {how}", seed, data, make_split(data, how), run.path/"encode", v, *profile_settings(run, data, v)))
+        ranks = ranks_of(f"food-kitchen, {how}", task_of(run, how, seed), v)
+        found[how].setdefault(v, []).append(ranks)
     for tables in found.values(): unfinished(tables)
     for how, tables in found.items():
         tables["item-knn"] = tables["item-knn"] * len(seeds)

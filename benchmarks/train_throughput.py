@@ -40,7 +40,7 @@ def ours(precision="no"):
     count = iter(range(10**9))
     def step(rows):
         items = pad(data, ranges.start[rows], ranges.stop[rows], LENGTH)
-        loss, n = model(items, draw_step_negatives((data.n_items, data.n_x), 2048, 0, 0, next(count), "cpu"))
+        loss, n = model(items, draw_step_negatives(data.n_items, data.n_x, 2048, 0, 0, next(count), "cpu"))
         optimiser.zero_grad(); (loss / n).backward(); optimiser.step()
         return int(n)
     return timed(step, train_batches(ranges, 4096, stream(0, "batches", 0)))

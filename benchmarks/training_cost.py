@@ -10,10 +10,11 @@ import torch
 from common import ROOT, finish, peak_gib
 
 from llm_emf.core import set_seed
-from llm_emf.data import make_split, shop_dataset
+from llm_emf.data import shop_dataset
 from llm_emf.model import LLMEMF, ModelSettings
 from llm_emf.shop import ShopSettings
-from llm_emf.train import TrainSettings, fit
+from llm_emf.task import make_task
+from llm_emf.train import TrainSettings, fit_model
 
 USERS, ITEMS = 4_000, 10_000
 
@@ -21,12 +22,13 @@ USERS, ITEMS = 4_000, 10_000
 def epoch(users: int, items: int) -> dict:
     "One epoch's time and size."
     data, _ = shop_dataset(ShopSettings(users=users, items=items // 2))
-    split = make_split(data)
-    split["valid"] = split["valid"].take(slice(0, 20))                          # the time of validation is not asked for
+    task = make_task(data)
+    task.split["valid"] = task.split["valid"].take(slice(0, 20))    # validation's time is not asked for
     set_seed(0)
     features = {"tex": torch.randn(data.n_items + 1, 64)}
     model = LLMEMF(ModelSettings(negatives=2048), data.n_items, data.n_x, features)
-    curve = fit(model, data, split, TrainSettings(epochs=1), seed=0, device="cpu", what=f"{users:,} users, {items:,} items")
+    curve = fit_model(model, task, TrainSettings(epochs=1), device="cpu",
+                      what=f"{users:,} users, {items:,} items")
     return {"users": users, "items": items, "purchases": len(data.item), "seconds": float(curve["seconds"].iloc[0]), "targets/s": int(curve["targets per second"].iloc[0]), "peak GiB": peak_gib()}
 
 

@@ -9,7 +9,7 @@ __all__ = ['SMALL', 'ClipSettings', 'small_clip_weights', 'load_clip', 'decoding
            'FetchedPictures', 'picture_store', 'fetch_run_pictures', 'item_pictures', 'default_clip', 'weights_hash',
            'EncodeStage', 'ModalitySource', 'has_words', 'gather', 'encode']
 
-# %% ../nbs/04_clip.ipynb #5ad2a11a
+# %% ../nbs/04_clip.ipynb #b97b799d
 import hashlib
 import os
 from dataclasses import asdict, dataclass, field
@@ -21,12 +21,11 @@ import numpy as np
 import pandas as pd
 import torch
 import torch.nn.functional as F
-from accelerate import PartialState
 from fastcore.basics import patch
 from PIL import Image, UnidentifiedImageError
 
-from .core import (InputError, Run, pick_device, progress, repair_torchvision, run_stage,
-                          stage_holds, stage_key)
+from .core import (InputError, Run, pick_device, processes, progress,
+                          repair_torchvision, run_stage, stage_holds, stage_key)
 from .data import load_dataset
 from .enrich import TEXTS, item_texts
 from .features import (Features, VectorStore, catalogue_hash, encode_missing, row_key,
@@ -463,7 +462,7 @@ def weights_hash(model) -> str: # 32 hexadecimal digits
         h.update(np.ascontiguousarray(weight.detach().cpu().float().numpy()).tobytes())
     return h.hexdigest()
 
-# %% ../nbs/04_clip.ipynb #f3492dd3
+# %% ../nbs/04_clip.ipynb #abb825bb
 class EncodeStage:
     "What the steps of `encode` share: run, settings, catalogue, pictures, number of this process."
     def __init__(self,
@@ -476,10 +475,10 @@ class EncodeStage:
         self.pictures = item_pictures(run, self.items)
         self.needs_clip = self.pictures is not None or settings.text_encoder == "clip"
         self.enriched = run.path/"enrich"/"llm_text.parquet"
-        processes = PartialState()
-        self.wait = processes.wait_for_everyone
-        self.rank, self.world = processes.process_index, processes.num_processes
-        self.device = processes.device if self.world > 1 else run.device
+        world = processes(run.device)
+        self.wait = world.wait_for_everyone
+        self.rank, self.world = world.process_index, world.num_processes
+        self.device = world.device if self.world > 1 else run.device
 
     @cached_property
     def clip(self) -> tuple: # model, preprocess, tokenizer

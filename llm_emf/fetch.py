@@ -261,13 +261,14 @@ class PictureStore:
     def close(self):
         self.db.close()
 
-# %% ../nbs/01d_fetch.ipynb #c3627d65
+# %% ../nbs/01d_fetch.ipynb #e42caecd
 @patch
 def put(self: PictureStore, rows) -> None:
     "Store rows of (asin, url, jpeg or None, reason or None, later); an asin's old row is replaced."
     with self.db:
         self.db.executemany("INSERT OR REPLACE INTO pictures VALUES (?, ?, ?, ?, ?)", rows)
 
+# %% ../nbs/01d_fetch.ipynb #ccfa93bb
 @patch
 def bytes_of(self: PictureStore, asin) -> bytes:
     "The JPEG of an item. Raises `KeyError` if it was not fetched, `OSError` if there is none."
@@ -283,7 +284,7 @@ def bytes_of(self: PictureStore, asin) -> bytes:
 def __getitem__(self: PictureStore, asin) -> Image.Image:
     return Image.open(io.BytesIO(self.bytes_of(asin)))
 
-# %% ../nbs/01d_fetch.ipynb #842203c2
+# %% ../nbs/01d_fetch.ipynb #67d340af
 @patch
 def __len__(self: PictureStore) -> int:
     "The number of pictures."
@@ -300,6 +301,7 @@ def done(
         query += " OR later = 0"
     return {asin for asin, in self.db.execute(query)}
 
+# %% ../nbs/01d_fetch.ipynb #f1f321be
 @patch
 def rejected(self: PictureStore) -> pd.DataFrame: # asin, url, reason, later
     "The items without a picture."

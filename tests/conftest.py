@@ -22,25 +22,49 @@ def cli():
     "Run the installed console command in a process of its own."
     def run(*args, cwd=None, wait=True):
         command = [Path(sys.executable).parent/"llm-emf", *map(str, args)]
-        process = subprocess.Popen(command, cwd=cwd, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=os.environ | {"PYTHONUNBUFFERED": "1"})
-        if not wait: return process
+        process = subprocess.Popen(command, cwd=cwd, text=True, stdout=subprocess.PIPE,
+                                   stderr=subprocess.PIPE,
+                                   env=os.environ | {"PYTHONUNBUFFERED": "1", "COLUMNS": "100"})
+        if not wait:
+            return process
         out, err = process.communicate(timeout=600)
         return process.returncode, out, err
     return run
 
 
-@pytest.fixture(scope="session")
-def real_sample(tmp_path_factory):
-    "A sample of real Amazon sequences with titles, re-numbered; skipped where the data are not at hand."
-    if not REAL.exists(): pytest.skip("the real data are not at hand")
+@pytest.fixture
+def here(capsys, monkeypatch, tmp_path):
+    "Run the command in this process, which saves the time of imports. Same result as `cli`."
+    from llm_emf.cli import main
+    def run(*args):
+        monkeypatch.chdir(tmp_path)
+        capsys.readouterr()
+        code = main([str(a) for a in args])
+        return code, *capsys.readouterr()
+    return run
+
+
+def sample_of(items, sequences):
+    "The first 400, 60 and 60 sequences of train, valid and test, and the items in them."
     import numpy as np
     import pandas as pd
-    items, sequences = pd.read_parquet(REAL/"items.parquet"), pd.read_parquet(REAL/"sequences.parquet")
-    parts = [sequences[sequences["split"] == s].head(n) for s, n in (("train", 400), ("valid", 60), ("test", 60))]
+    parts = [sequences[sequences["split"] == s].head(n)
+             for s, n in (("train", 400), ("valid", 60), ("test", 60))]
     sequences = pd.concat(parts, ignore_index=True)
     used = np.unique(np.concatenate(sequences["items"].to_numpy()))
+    return items[items["item"].isin(used)], sequences
+
+
+@pytest.fixture(scope="session")
+def real_sample(tmp_path_factory):
+    "A folder with a sample of real Amazon sequences; skipped where the data are not at hand."
+    if not REAL.exists():
+        pytest.skip("the real data are not at hand")
+    import pandas as pd
+    tables = [pd.read_parquet(REAL/f"{name}.parquet") for name in ("items", "sequences")]
+    items, sequences = sample_of(*tables)
     folder = tmp_path_factory.mktemp("data")/"food-kitchen-sample"
     folder.mkdir()
-    items[items["item"].isin(used)].to_parquet(folder/"items.parquet")
+    items.to_parquet(folder/"items.parquet")
     sequences.to_parquet(folder/"sequences.parquet")
     return folder

@@ -1,20 +1,106 @@
 "The command line: help worth reading, and errors that say what to do."
+import os
+import re
+import subprocess
+import sys
+import time
+from pathlib import Path
+
 import numpy as np
 import pandas as pd
 import pytest
+import typer
 
-from llm_emf.cli import COMMANDS
+from llm_emf.cli import app
+
+COMMANDS = typer.main.get_command(app).commands
+RUN_FOLDER = [name for name in COMMANDS if name != "methods"]
 
 
-@pytest.mark.parametrize("command", [c.__name__ for c in COMMANDS])
+@pytest.mark.parametrize("command", RUN_FOLDER)
 def test_help(cli, command):
     code, out, _ = cli(command, "--help")
     assert code == 0 and "--out" in out and len(out) > 180
+    assert f"Example: llm-emf {command} " in out
 
 
 def test_help_lists_the_commands(cli):
     code, out, _ = cli("--help")
-    assert code == 0 and all(c.__name__ in out for c in COMMANDS)
+    assert code == 0 and all(f"  {name} " in out for name in COMMANDS)
+    assert cli("-h")[1] == out and "llm-emf reproduce" in out
+    assert cli()[1] + cli()[2] == out, "without a command: the same help"
+
+
+def test_every_option_is_documented_and_has_hyphens():
+    for name, command in COMMANDS.items():
+        for option in command.params:
+            said = option.help or isinstance(option.show_default, str)
+            assert said, f"{name} {option.opts[0]} has neither a help text nor a default in words"
+            for spelt in option.opts:
+                assert re.fullmatch("--[a-z]+(-[a-z]+)*|-[a-z]", spelt), f"{name} {spelt}"
+
+
+def test_an_example_uses_options_that_are_there():
+    for name in RUN_FOLDER:
+        example = COMMANDS[name].help.partition("Example: ")[2]
+        used = re.findall(r"--[\w-]+", example)
+        known = {o for option in COMMANDS[name].params for o in option.opts}
+        assert used and set(used) <= known, f"{name}: {example}"
+
+
+def test_version(cli):
+    import llm_emf
+    assert cli("--version")[:2] == (0, f"llm-emf {llm_emf.__version__}\n")
+
+
+def test_methods_lists_all_methods(cli):
+    from llm_emf.methods import METHODS
+    code, out, _ = cli("methods")
+    lines = out.splitlines()
+    assert code == 0 and [line.split()[0] for line in lines] == list(METHODS)
+    assert all(m.label in line for m, line in zip(METHODS.values(), lines))
+
+
+def test_help_comes_at_once():
+    "Best of five; the limit is for a process of its own, Python's start included."
+    command = [Path(sys.executable).parent/"llm-emf", "--help"]
+    seconds = []
+    for _ in range(5):
+        began = time.perf_counter()
+        subprocess.run(command, check=True, capture_output=True)
+        seconds.append(time.perf_counter() - began)
+    assert min(seconds) < .5, seconds
+
+
+def test_the_command_line_imports_nothing_heavy():
+    heavy = {"torch", "torchvision", "numpy", "pandas", "transformers", "matplotlib", "papermill"}
+    code = ("import sys; from llm_emf.cli import app, main; main(['train', '--help']); "
+            f"sys.exit(str(sorted({heavy} & set(sys.modules)) or ''))")
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.stderr.strip() == "", done.stderr
+
+
+USAGE = { # what a person may mistype → (arguments, what the message says)
+    "a command": (("evalute", "--out", "r"), "Did you mean 'evaluate'"),
+    "an option": (("prepare", "--profil", "smoke"), "--profile"),
+    "underscores": (("train", "--learning_rate", "0.1", "--out", "r"), "--learning-rate"),
+    "a choice": (("prepare", "--profile", "huge"), "'smoke', 'quick', 'paper'"),
+    "a split": (("prepare", "--split", "random"), "'leave-one-out'"),
+    "a precision": (("train", "--precision", "fp8", "--out", "r"), "'bf16'"),
+    "a text": (("encode", "--text", "titles", "--out", "r"), "'title+llm'"),
+    "a number": (("train", "--epochs", "many", "--out", "r"), "--epochs"),
+    "a number out of range": (("train", "--epochs", "0", "--out", "r"), "--epochs"),
+    "a missing value": (("train",), "--out"),
+    "an old name": (("train", "--variant", "id", "--out", "r"), "--variant"),
+}
+
+
+@pytest.mark.parametrize("case", USAGE)
+def test_usage_errors(cli, case, tmp_path):
+    args, said = USAGE[case]
+    code, _, err = cli(*args, cwd=tmp_path)
+    assert code == 2 and said in " ".join(err.split()) and "Traceback" not in err, err
+    assert not list(tmp_path.iterdir()), "nothing was begun"
 
 
 @pytest.fixture
@@ -22,8 +108,13 @@ def folder(tmp_path):
     rng = np.random.default_rng(0)
     data = tmp_path/"data"
     data.mkdir()
-    pd.DataFrame({"item": np.arange(40), "domain": np.where(np.arange(40) < 20, "a", "b"), "title": [f"thing {k}" for k in range(40)]}).to_parquet(data/"items.parquet")
-    pd.DataFrame({"user": [f"u{k}" for k in range(30)], "items": [rng.integers(0, 40, 6).tolist() for _ in range(30)]}).to_parquet(data/"sequences.parquet")
+    domain = np.where(np.arange(40) < 20, "a", "b")
+    items = pd.DataFrame({"item": np.arange(40), "domain": domain,
+                          "title": [f"thing {k}" for k in range(40)]})
+    items.to_parquet(data/"items.parquet")
+    bought = [rng.integers(0, 40, 6).tolist() for _ in range(30)]
+    sequences = pd.DataFrame({"user": [f"u{k}" for k in range(30)], "items": bought})
+    sequences.to_parquet(data/"sequences.parquet")
     return data
 
 
@@ -32,43 +123,145 @@ def edit(folder, file, change):
     change(table).to_parquet(folder/file)
 
 
-def set_items(table, row, value):
-    lists = table["items"].tolist()
-    lists[row] = value
-    return table.assign(items=lists)
+def set_items(folder, row, value):
+    def change(table):
+        lists = table["items"].tolist()
+        lists[row] = value
+        return table.assign(items=lists)
+    edit(folder, "sequences.parquet", change)
+
+
+def set_times(folder, row, value):
+    times = [[1, 2, 3, 4, 5, 6] for _ in range(30)]
+    times[row] = value
+    edit(folder, "sequences.parquet", lambda t: t.assign(times=times))
 
 
 CASES = {
-    "missing column": (lambda f: edit(f, "items.parquet", lambda t: t.drop(columns="title")), ["items.parquet lacks the column 'title'"]),
-    "item outside the catalogue": (lambda f: edit(f, "sequences.parquet", lambda t: set_items(t, 7, [1, 99])), ["row 7 (user u7)", "item 99 is not in the catalogue of 40 items"]),
-    "empty sequence": (lambda f: edit(f, "sequences.parquet", lambda t: set_items(t, 3, [])), ["row 3 (user u3)", "empty"]),
-    "unsorted sequence": (lambda f: edit(f, "sequences.parquet", lambda t: t.assign(times=[[1, 2, 3, 4, 5, 6]] * 29 + [[1, 2, 9, 4, 5, 6]])), ["row 29 (user u29)", "not in order of time (position 3)"]),
-    "missing file": (lambda f: (f/"sequences.parquet").unlink(), ["sequences.parquet is missing"]),
-    "not parquet": (lambda f: (f/"items.parquet").write_text("hello"), ["items.parquet cannot be read as parquet"]),
+    "missing column": (
+        lambda f: edit(f, "items.parquet", lambda t: t.drop(columns="title")),
+        ["items.parquet lacks the column 'title'"]),
+    "item outside the catalogue": (
+        lambda f: set_items(f, 7, [1, 99]),
+        ["row 7 (user u7)", "item 99 is not in the catalogue of 40 items"]),
+    "empty sequence": (lambda f: set_items(f, 3, []), ["row 3 (user u3)", "empty"]),
+    "unsorted sequence": (
+        lambda f: set_times(f, 29, [1, 2, 9, 4, 5, 6]),
+        ["row 29 (user u29)", "not in order of time (position 3)"]),
+    "missing file": (
+        lambda f: (f/"sequences.parquet").unlink(), ["sequences.parquet is missing"]),
+    "not parquet": (
+        lambda f: (f/"items.parquet").write_text("hello"),
+        ["items.parquet cannot be read as parquet"]),
 }
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_bad_data(cli, folder, tmp_path, case):
+def test_bad_data(here, folder, tmp_path, case):
     spoil, said = CASES[case]
     spoil(folder)
-    code, _, err = cli("reproduce", "--dataset", folder, "--profile", "smoke", "--out", tmp_path/"run")
+    code, _, err = here("reproduce", "--dataset", folder, "--profile", "smoke",
+                        "--out", tmp_path/"run")
     assert code == 1 and "Traceback" not in err
-    for text in said: assert text in err, err
+    for text in said:
+        assert text in err, err
+
+
+def test_an_error_in_a_process_of_its_own_is_the_same(cli, here, folder, tmp_path):
+    CASES["empty sequence"][0](folder)
+    args = ("reproduce", "--dataset", folder, "--profile", "smoke", "--out", tmp_path/"run")
+    assert cli(*args) == here(*args)
 
 
 def test_good_data_pass(cli, folder, tmp_path):
-    code, _, err = cli("prepare", "--dataset", folder, "--profile", "smoke", "--out", tmp_path/"run")
+    code, _, err = cli("prepare", "--dataset", folder, "--profile", "smoke",
+                       "--out", tmp_path/"run")
     assert code == 0, err
 
 
-def test_bad_options(cli, folder, tmp_path):
+BAD = { # arguments, of which FOLDERs are replaced → what the message says
+    "no data": (("prepare", "--dataset", "TMP/nowhere"), "there is no such folder"),
+    "a file in the way": (("prepare", "--out", "TMP/file/run"), "cannot be written"),
+    "a folder in use": (("prepare", "--out", "TMP/full"), "is not a run folder"),
+    "no run": (("train", "--out", "TMP/no"), "is no run folder"),
+    "no such split": (("prepare", "--dataset", "TMP/data", "--split", "given", "--out", "TMP/s"),
+                      "use leave-one-out"),
+    "an unknown method": (("train", "--out", "TMP/s", "--method", "gpt"),
+                          "unknown method 'gpt'"),
+    "a mistyped method": (("train", "--out", "TMP/s", "--method", "sasrek"),
+                          "Did you mean sasrec?"),
+    "an unknown device": (("train", "--out", "RUN", "--method", "id", "--device", "gpu"),
+                          "choose one of auto, cpu, cuda, cuda:N, mps"),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_bad_options(here, folder, prepared, tmp_path, case):
     (tmp_path/"file").write_text("in the way")
     (tmp_path/"full").mkdir()
     (tmp_path/"full"/"thesis.txt").write_text("precious")
-    for args, said in [(("prepare", "--dataset", tmp_path/"nowhere"), "there is no such folder"), (("prepare", "--out", tmp_path/"file"/"run"), "cannot be written"),
-                       (("prepare", "--out", tmp_path/"full"), "is not a run folder"), (("prepare", "--profile", "huge", "--out", tmp_path/"r"), "unknown profile"),
-                       (("train", "--out", tmp_path/"no"), "is no run folder"), (("prepare", "--dataset", folder, "--split", "given", "--out", tmp_path/"s"), "use leave-one-out")]:
-        code, _, err = cli(*args, cwd=tmp_path)
-        assert code == 1 and said in err and "Traceback" not in err, (args, err)
-    assert cli("train", "--out", tmp_path/"s", "--variant", "gpt")[0] == 1
+    args, said = BAD[case]
+    places = {"TMP": str(tmp_path), "RUN": str(prepared)}
+    for name, place in places.items():
+        args = [a.replace(name, place) for a in args]
+    code, _, err = here(*args)
+    assert code == 1 and said in err and "Traceback" not in err, (args, err)
+
+
+@pytest.mark.parametrize("settings, said", [
+    ("dropuot=0.3", "there is no setting 'dropuot'"), ("dropout", "name=value"),
+    ("dropout=high", "dropout must be"), ("epochs=nan", "epochs must be"), ("d=63", "heads")])
+def test_bad_settings_are_named_before_training(here, prepared, settings, said):
+    code, _, err = here("train", "--out", prepared, "--method", "id", "--settings", settings)
+    assert code == 1 and said in err and "Traceback" not in err, err
+    assert not list(prepared.glob("train-*"))
+
+
+@pytest.fixture(scope="module")
+def prepared(cli, tmp_path_factory):
+    out = tmp_path_factory.mktemp("runs")/"prepared"
+    code, _, err = cli("prepare", "--profile", "smoke", "--out", out)
+    assert code == 0, err
+    return out
+
+
+MISSING = { # arguments → what the message says; RUN is the run folder
+    "train without a run": (("train",), "none", "llm-emf prepare --out FOLDER"),
+    "train": (("train", "--method", "id"), "begun", "llm-emf prepare --out RUN"),
+    "evaluate": (("evaluate", "--method", "id"), "begun", "llm-emf prepare --out RUN"),
+    "enrich": (("enrich",), "begun", "llm-emf prepare --out RUN"),
+    "pictures": (("pictures",), "begun", "llm-emf prepare --out RUN"),
+    "encode": (("encode",), "begun", "llm-emf prepare --out RUN"),
+    "encode before enrich": (("encode",), "prepared", "llm-emf enrich --out RUN"),
+    "train before encode": (("train",), "prepared", "llm-emf encode --out RUN"),
+    "train before encode of titles": (("train", "--method", "haf-vt"), "prepared",
+                                      "llm-emf encode --text title --out RUN"),
+    "evaluate before train": (("evaluate", "--method", "id"), "prepared",
+                              "llm-emf train --method id --out RUN"),
+}
+
+
+@pytest.mark.parametrize("case", MISSING)
+def test_a_missing_stage_is_named_with_the_command_that_makes_it(here, prepared, tmp_path, case):
+    from llm_emf.core import open_run
+    open_run(tmp_path/"begun", "shop", "smoke", 0, "cpu")
+    args, which, said = MISSING[case]
+    out = prepared if which == "prepared" else tmp_path/which
+    code, _, err = here(*args, "--out", out)
+    assert code == 1 and said.replace("RUN", str(out)) in err, (args, err)
+    made = [p.name for p in out.iterdir() if p.is_dir()] if out.exists() else []
+    assert made == ["prepare"] * (which == "prepared"), "nothing is half made"
+
+
+def test_a_report_without_ranks_names_the_commands_that_make_some(cli, prepared):
+    code, _, err = cli("report", "--out", prepared)
+    assert code == 1 and f"{prepared} holds no ranks yet. Run llm-emf train --method" in err
+
+
+def test_errors_do_not_depend_on_the_terminal(cli, tmp_path):
+    "A message is plain text that a program can search, in a narrow window too."
+    command = [Path(sys.executable).parent/"llm-emf", "train", "--out", "no-such-run"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True,
+                          env=os.environ | {"COLUMNS": "30", "FORCE_COLOR": "1"})
+    assert done.returncode == 1 and "\x1b" not in done.stderr
+    assert done.stderr.startswith("llm-emf: no-such-run is no run folder.")

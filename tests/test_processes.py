@@ -10,17 +10,19 @@ import numpy as np
 import torch
 from accelerate import PartialState
 from llm_emf.core import set_seed
-from llm_emf.data import make_split, shop_dataset
+from llm_emf.data import shop_dataset
 from llm_emf.model import LLMEMF, ModelSettings
 from llm_emf.shop import ShopSettings
-from llm_emf.train import TrainSettings, fit
+from llm_emf.task import make_task
+from llm_emf.train import TrainSettings, fit_model
 
 torch.set_num_threads(1)
 data, _ = shop_dataset(ShopSettings(users=150))
 set_seed(0)
 features = {"tex": torch.randn(data.n_items + 1, 16)}
 model = LLMEMF(ModelSettings(d=16, hidden=16, layers=1, dropout=0.0, negatives=int(sys.argv[3])), data.n_items, data.n_x, features)
-curve = fit(model, data, make_split(data), TrainSettings(epochs=3, batch_tokens=200, sparse_ids=int(sys.argv[4])), device="cpu", what="training")
+way = TrainSettings(epochs=3, batch_tokens=200, sparse_ids=int(sys.argv[4]))
+curve = fit_model(model, make_task(data), way, device="cpu")
 if PartialState().is_main_process:
     json.dump({"processes": PartialState().num_processes, "loss": curve["loss"].tolist(), "mrr": curve["valid mrr"].tolist()}, open(sys.argv[1], "w"))
     np.save(sys.argv[2], model.id_embedding.weight.detach().numpy())

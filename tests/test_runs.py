@@ -10,7 +10,7 @@ import time
 import pandas as pd
 import pytest
 
-TRAIN = ("--variant", "id", "--epochs", "6", "--device", "cpu")
+TRAIN = ("--method", "id", "--epochs", "6", "--device", "cpu")
 
 
 def digest(folder):
@@ -30,7 +30,7 @@ def test_same_seed_same_ranks_and_done_is_skipped(cli, prepared, tmp_path):
         out = tmp_path/name
         code, _, err = cli("prepare", "--profile", "smoke", "--out", out)
         assert code == 0, err
-        for command in (("train", *TRAIN[:2], "--epochs", "2"), ("evaluate", "--variant", "id")):
+        for command in (("train", *TRAIN[:2], "--epochs", "2"), ("evaluate", "--method", "id")):
             code, _, err = cli(*command, "--out", out)
             assert code == 0, err
         found.append(digest(out/"evaluate-id") | digest(out/"train-id") | digest(out/"prepare"))
@@ -68,27 +68,32 @@ def test_a_run_folder_of_another_version_is_refused(cli, prepared, tmp_path):
     assert code == 1 and "another version of llm-emf" in err and "--out" in err and "Traceback" not in err
 
 
-def test_every_variant_trains_and_stands_in_the_report(tmp_path):
-    from llm_emf.baselines import run_baselines
+@pytest.mark.slow
+def test_every_method_trains_and_stands_in_the_report(tmp_path):
     from llm_emf.clip import ClipSettings, encode
     from llm_emf.core import open_run
     from llm_emf.data import prepare
-    from llm_emf.enrich import enrich
-    from llm_emf.model import VARIANTS, ModelSettings
-    from llm_emf.report import report
-    from llm_emf.train import TrainSettings, evaluate, train
+    from llm_emf.enrich import enrich_catalogue
+    from llm_emf.methods import METHODS
+    from llm_emf.report import write_results
+    from llm_emf.task import evaluate_method, load_task, train_method
     run = open_run(tmp_path/"run", "shop", "smoke", 0, "cpu")
-    prepare(run); enrich(run); encode(run); encode(run, ClipSettings(text="title"))
-    for variant in VARIANTS:
-        train(run, variant, ModelSettings(d=16, hidden=16, layers=1), TrainSettings(epochs=1))
-        evaluate(run, variant)
-    run_baselines(run)
-    results = pd.read_csv(report(run)/"results.csv")
-    mrr = results[(results["protocol"] == "full") & (results["domain"] == "all") & (results["metric"] == "mrr")]
-    assert set(VARIANTS) <= set(mrr["variant"].fillna("")) | set(mrr["method"]) and mrr["value"].between(0, 1).all()
-    assert set(mrr.loc[mrr["method"] == "sasrec", "variant"]) == {"sasrec", "sasrec+text"}
-    ranks = {v: pd.read_parquet(next(run.path.glob(f"evaluate-{s}"))/"ranks.parquet")["rank"] for v, s in (("llm-emf", "llm-emf"), ("haf-vt", "haf-vt"))}
-    assert (ranks["llm-emf"] != ranks["haf-vt"]).any(), "titles alone and LLM text must not give the same model"
+    prepare(run)
+    enrich_catalogue(run)
+    encode(run)
+    encode(run, ClipSettings(text="title"))
+    ranks = {}
+    for name, method in METHODS.items():
+        settings = method.default_settings(load_task(run), "smoke")
+        if hasattr(settings, "model"):
+            settings = method.change(settings, "d=16 hidden=16 layers=1 epochs=1")
+        train_method(run, method, settings)
+        ranks[name] = pd.read_parquet(evaluate_method(run, method)/"ranks.parquet")["rank"]
+    results = pd.read_csv(write_results(run)/"results.csv", keep_default_na=False)
+    full = results[(results["protocol"] == "full") & (results["domain"] == "all")]
+    mrr = full[full["metric"] == "mrr"]
+    assert set(METHODS) <= set(mrr["method"]) and mrr["value"].between(0, 1).all()
+    assert (ranks["llm-emf"] != ranks["haf-vt"]).any(), "titles and LLM text must differ"
 
 
 OPEN = """

@@ -1,5 +1,6 @@
 "Stale and damaged stages are refused, one process makes a stage at a time, core imports no torch."
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -229,3 +230,71 @@ def test_core_imports_nothing_heavy():
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.stderr.strip() == "", done.stderr
     assert time.monotonic() - began < 2, "torch alone takes that long"
+
+
+def passes(here, *args):
+    code, _, err = here(*args)
+    assert code == 0, err
+
+
+def test_llm_emf_evaluate_refuses_a_model_of_another_split(cli, here, tmp_path):
+    "The stages themselves, by the command line."
+    out = ("--out", tmp_path/"run")
+    train = ("train", "--method", "id", "--epochs", "1", *out)
+    passes(here, "prepare", "--profile", "smoke", "--split", "by-user", *out)
+    passes(here, *train)
+    passes(here, "prepare", "--profile", "smoke", "--split", "leave-one-out", *out)
+    code, _, err = cli("evaluate", "--method", "id", *out)
+    assert code == 1 and "train-id is stale: prepare/" in err and "Traceback" not in err
+    assert f"llm-emf train --method id --out {tmp_path/'run'}" in err
+    assert not list((tmp_path/"run").glob("evaluate-*"))
+    passes(here, *train)
+    passes(here, "evaluate", "--method", "id", *out)
+
+
+TRAIN = ("train", "--epochs", "1", "--d", "16", "--settings", "hidden=16 layers=1")
+EVALUATE = ("evaluate", "--method", "llm-emf")
+
+
+@pytest.fixture(scope="module")
+def encoded_run(tmp_path_factory):
+    "The folder of a small LLM-EMF and its evaluation, real stages."
+    from llm_emf.cli import main
+    out = ("--out", str(tmp_path_factory.mktemp("runs")/"encoded"))
+    for args in (("prepare", "--profile", "smoke"), ("enrich",), ("encode",), TRAIN, EVALUATE):
+        assert main([*args, *out]) == 0, args
+    return out[1]
+
+
+@pytest.mark.parametrize("options", [("--settings", "dtype=float16"), ("--text", "llm")],
+                         ids=["another number format", "another text"])
+def test_features_encoded_anew_make_the_model_stale(here, encoded_run, options, tmp_path):
+    run = tmp_path/"run"
+    shutil.copytree(encoded_run, run)
+    out = ("--out", run)
+    passes(here, *EVALUATE, *out)
+    passes(here, "encode", *options, *out)
+    code, _, err = here(*EVALUATE, *out)
+    assert code == 1 and "train-llm-emf is stale: encode/" in err
+    assert f"llm-emf train --method llm-emf --out {run}" in err
+    passes(here, *TRAIN, *out)
+    passes(here, *EVALUATE, *out)
+
+
+def test_the_report_refuses_ranks_of_a_stale_model(here, encoded_run, tmp_path):
+    from llm_emf.report import collect_ranks
+    run = open_run(tmp_path/"run", "shop", "smoke", 0, "cpu")
+    shutil.copytree(encoded_run, run.path, dirs_exist_ok=True)
+    assert list(collect_ranks(run)) == ["llm-emf"]
+    passes(here, "prepare", "--profile", "smoke", "--split", "by-user", "--out", run.path)
+    with pytest.raises(InputError, match="stale") as e:
+        collect_ranks(run)
+    assert f"llm-emf train --method llm-emf --out {run.path}" in str(e.value)
+
+
+def test_titles_encoded_for_other_methods_do_no_harm(here, encoded_run, tmp_path):
+    run = tmp_path/"run"
+    shutil.copytree(encoded_run, run)
+    passes(here, "encode", "--text", "title", "--out", run)
+    code, said, _ = here(*EVALUATE, "--out", run)
+    assert code == 0 and "evaluate-llm-emf: done before, skipped" in said
