@@ -203,7 +203,7 @@ def reproduce(
             parameters["limit"] = limit
         run_notebook(path, run.path/"notebooks"/path.name, parameters, stream=sys.stderr)
 
-# %% ../nbs/12_cli.ipynb #a27aee5e
+# %% ../nbs/12_cli.ipynb #4aaf30d0
 def _shop_settings(dataset: str, profile: str, knobs: str): # None: the profile's
     "The embedded shop with other knobs."
     from llm_emf.core import with_words
@@ -230,6 +230,9 @@ def prepare(
         ))] = "",
     knobs: Annotated[str, typer.Option(help=(
         "For the shop (notebook 01), e.g. \"pictures=0 transfer=0.5 users=10000\"."))] = "",
+    ties: Annotated[Literal["as-given", "random"], typer.Option(help=(
+        "Order of a user's purchases at one time (notebook 02): the source's, or random."
+        ))] = "as-given",
 ) -> None:
     """Stage 1: raw data to canonical tables, split, statistics and leakage report.
 
@@ -242,7 +245,7 @@ def prepare(
     from llm_emf.readers import CleanSettings
     shop, rules = _shop_settings(dataset, profile, knobs), with_words(CleanSettings(), clean)
     run = open_run(out or default_out(dataset, profile, seed), dataset, profile, seed)
-    print(prepare(run, split or "", shop, source, rules))
+    print(prepare(run, split or "", shop, source, rules, ties))
 
 # %% ../nbs/12_cli.ipynb #ff5feeb8
 def _dry_run(run, limit, cache, use_packaged, settings, backend) -> None:
