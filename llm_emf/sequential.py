@@ -232,9 +232,11 @@ class SequenceSettings:
         _check(self, "temperature", positive, "a number above 0")
         _check(self, "learn_temperature", self.learn_temperature in (True, False), "True or False")
 
-# %% ../nbs/09b_sequential.ipynb #867736de
+# %% ../nbs/09b_sequential.ipynb #c714a240
 class SequenceModel(nn.Module):
     "What the engine of notebook 08 needs of a model of ids; a subclass adds `forward` and `read`."
+    Settings = SequenceSettings
+
     def __init__(
         self,
         settings: SequenceSettings,
@@ -357,11 +359,9 @@ def load(self: SequenceMethod, folder, task: Task, device="auto") -> ModelScorer
     model.load_state_dict(load_file(folder/"model.safetensors"))
     return ModelScorer(model.to(pick_device(device)))
 
-# %% ../nbs/09b_sequential.ipynb #b5502a4a
+# %% ../nbs/09b_sequential.ipynb #496bdadd
 class GRU4Rec(SequenceModel):
     "A gated recurrent unit over the merged sequence of ids."
-    Settings = SequenceSettings
-
     def __init__(self, settings: SequenceSettings, n_items: int, n_x: int):
         super().__init__(settings, n_items, n_x)
         s = settings
@@ -384,8 +384,8 @@ class GRU4Rec(SequenceModel):
     def read(self, items: Tensor) -> Tensor: # (batch, d): of length 1; 0 after an empty history
         "The state after each whole history."
         n = (items > 0).sum(1)
-        states = self.states(items)[torch.arange(len(items)), (n - 1).clamp(min=0)]
-        return states * (n > 0)[:, None]
+        rows = torch.arange(len(items), device=items.device)
+        return self.states(items)[rows, (n - 1).clamp(min=0)] * (n > 0)[:, None]
 
 # %% ../nbs/09b_sequential.ipynb #e79d9717
 @dataclass(frozen=True)
@@ -420,7 +420,7 @@ def draw_masks(
     alone = (torch.rand(rows, device=items.device) < last_only) | ~chosen.any(1)
     return torch.where(alone[:, None], last, chosen)
 
-# %% ../nbs/09b_sequential.ipynb #d178a7ca
+# %% ../nbs/09b_sequential.ipynb #5f121fa7
 class BERT4Rec(SequenceModel):
     "Attention in both directions over the merged sequence of ids."
     Settings = BERTSettings
@@ -456,8 +456,8 @@ class BERT4Rec(SequenceModel):
         "The state of a mask appended to each history."
         items = F.pad(last_items(items, self.settings.max_length - 1), (0, 1))
         end = (items > 0).sum(1)
-        states = self.states(items.scatter(1, end[:, None], self.mask))
-        return states[torch.arange(len(items)), end]
+        rows = torch.arange(len(items), device=items.device)
+        return self.states(items.scatter(1, end[:, None], self.mask))[rows, end]
 
 # %% ../nbs/09b_sequential.ipynb #64925b99
 SEQUENTIAL = [
