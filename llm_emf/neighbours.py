@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['MOST_NEAREST', 'ORDER_SPACE', 'TEXT_SPACE', 'ordered_pairs', 'keep_strongest', 'nearest_items', 'title_words',
            'word_vectors', 'word_neighbours', 'vector_neighbours', 'NeighbourSettings', 'NeighbourParts',
-           'NeighbourScorer', 'coordinate_search', 'Neighbours']
+           'NeighbourScorer', 'coordinate_search', 'valid_targets', 'Neighbours']
 
 # %% ../nbs/09a_neighbours.ipynb #9107dab5
 import re
@@ -65,9 +65,27 @@ def keep_strongest(
     indptr = np.r_[0, np.cumsum(keep)][matrix.indptr]
     return sparse.csr_matrix((matrix.data[keep], matrix.indices[keep], indptr), matrix.shape)
 
-# %% ../nbs/09a_neighbours.ipynb #c4abce3f
+# %% ../nbs/09a_neighbours.ipynb #4bdcb79b
+def _left_justified(block: sparse.csr_matrix) -> tuple: # values, columns: (rows, longest row)
+    length = np.diff(block.indptr)
+    row = np.repeat(np.arange(len(length)), length)
+    place = np.arange(block.nnz) - block.indptr[row]
+    value = np.zeros((len(length), max(1, length.max())), np.float32)
+    column = np.zeros(value.shape, np.int64)
+    value[row, place], column[row, place] = block.data, block.indices
+    return torch.from_numpy(value), torch.from_numpy(column)
+
+def _largest(near, k: int) -> tuple: # values, columns: (rows, at most k) arrays
+    if not sparse.issparse(near):
+        value, column = near.topk(min(k, near.shape[1]))
+        return value.numpy(), column.numpy()
+    value, column = _left_justified(near)
+    value, place = value.topk(min(k, value.shape[1]))
+    return value.numpy(), column.gather(1, place).numpy()
+
+# %% ../nbs/09a_neighbours.ipynb #11b09869
 def nearest_items(
-    similar: Callable, # (item ids, first id, n) → (items, n) tensor of similarities
+    similar: Callable, # (item ids, first id, n) → (items, n) similarities, tensor or csr_matrix
     asked: np.ndarray, # item ids whose neighbours are wanted
     dataset: Dataset,
     nearest: int, # neighbours in each domain
@@ -78,15 +96,14 @@ def nearest_items(
     for first, n in (dataset.domain_range(domain) for domain in (0, 1)):
         for start in range(0, len(asked), block):
             ids = asked[start:start + block]
-            near = similar(ids, first, n)
-            inside = np.flatnonzero((ids >= first) & (ids < first + n))
-            near[inside, ids[inside] - first] = -torch.inf         # not an item's own neighbour
-            value, column = near.topk(min(nearest, n))
-            row = np.repeat(ids, value.shape[1])
-            found.append((row, column.numpy().ravel() + first, value.numpy().ravel()))
+            value, column = _largest(similar(ids, first, n), nearest + 1)  # one may be itself
+            row, column = np.repeat(ids, value.shape[1]), column.ravel() + first
+            other = (value.ravel() > 0) & (row != column)
+            found.append((row[other], column[other], value.ravel()[other]))
     row, column, value = map(np.concatenate, zip(*found))
-    keep, shape = value > 0, (dataset.n_items + 1,) * 2
-    return sparse.csr_matrix((value[keep], (row[keep], column[keep])), shape=shape)
+    shape = (dataset.n_items + 1,) * 2
+    near = sparse.csr_matrix((value, (row, column)), shape=shape)
+    return keep_strongest(near, nearest, dataset.n_x)
 
 # %% ../nbs/09a_neighbours.ipynb #f2768e09
 def title_words(
@@ -118,14 +135,20 @@ def word_vectors(
     length = np.sqrt(np.asarray(x.multiply(x).sum(1)).ravel())
     return sparse.diags(1 / np.maximum(length, 1e-9).astype(np.float32)).dot(x).tocsr()
 
-# %% ../nbs/09a_neighbours.ipynb #c6c08bdd
-def word_neighbours(dataset: Dataset, nearest: int) -> sparse.csr_matrix: # of cosines
+# %% ../nbs/09a_neighbours.ipynb #fdecd143
+def word_neighbours(
+    dataset: Dataset,
+    nearest: int,
+    common: int = 2000, # a word of more titles than this connects none of them
+) -> sparse.csr_matrix: # of cosines
     "The nearest titles of each item in each domain, by their words."
     x = word_vectors(dataset.items["title"])
+    x.data[np.bincount(x.indices, minlength=x.shape[1])[x.indices] > common] = 0
+    x.eliminate_zeros()
     ranges = map(dataset.domain_range, (0, 1))
     columns = {first: x[first:first + n].T.tocsr() for first, n in ranges}
     def similar(ids, first, n):
-        return torch.from_numpy((x[ids] @ columns[first]).toarray())
+        return x[ids] @ columns[first]
     return nearest_items(similar, np.flatnonzero(np.diff(x.indptr)), dataset, nearest)
 
 # %% ../nbs/09a_neighbours.ipynb #4201b227
@@ -143,7 +166,7 @@ def vector_neighbours(
         return v[ids] @ v[first:first + n].T
     return nearest_items(similar, np.flatnonzero(has), dataset, nearest)
 
-# %% ../nbs/09a_neighbours.ipynb #ed7b8214
+# %% ../nbs/09a_neighbours.ipynb #cf6b724f
 @dataclass(frozen=True)
 class NeighbourSettings:
     "What the similarity is made of. A weight of 0 leaves a part out."
@@ -165,7 +188,8 @@ class NeighbourSettings:
     max_history: int = 50 # most recent items that are read
     text: str = "title+llm" # kind of the features for vectors and pictures: or `title`
     trials: int = 100 # settings tried on valid users, at most; 0 takes the settings as they are
-    valid_cases: int = 8_000 # valid users that trials are judged by; a fixed random sample
+    valid_cases: int = 8_000 # valid cases that trials are judged by; a fixed random sample
+    least_gain: float = 1e-4 # a change must gain more than this of the valid MRR (0 … 1)
 
     def __post_init__(self):
         _check_settings(self)
@@ -311,12 +335,13 @@ def shares(
         columns[name] = (scorer.history_weights(histories) @ part).toarray()[0, 1:]
     return pd.DataFrame(columns, index=pd.RangeIndex(1, self.dataset.n_items + 1))
 
-# %% ../nbs/09a_neighbours.ipynb #950ea9df
+# %% ../nbs/09a_neighbours.ipynb #3fdf12ff
 def coordinate_search(
     value: Callable, # settings → number, higher is better
     start, # a settings dataclass
     space: dict, # setting → values to try
     trials: int, # calls of `value`, at most; the start is the first
+    least_gain: float = 0.0, # a change that gains no more than this is not made
 ) -> tuple: # best settings, its value, dict of everything tried (settings → value)
     "Change one setting at a time to its best value, until nothing changes or the trials are spent."
     best, tried, before = start, {start: value(start)}, None
@@ -326,11 +351,11 @@ def coordinate_search(
             for other in [replace(best, **{name: v}) for v in values]:
                 if other not in tried and len(tried) < trials:
                     tried[other] = value(other)
-                if tried.get(other, -np.inf) > tried[best]:
+                if tried.get(other, -np.inf) > tried[best] + least_gain:
                     best = other
     return best, tried[best], tried
 
-# %% ../nbs/09a_neighbours.ipynb #0f8f0f4f
+# %% ../nbs/09a_neighbours.ipynb #d88f3b9a
 ORDER_SPACE = {
     "own": (0.0, 0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0),
     "from_power": (0.0, 0.1, 0.2, 0.3, 0.5, 0.7),
@@ -345,11 +370,23 @@ TEXT_SPACE = {
     "vectors": (0.0, 0.1, 0.2, 0.3, 0.5),
     "pictures": (0.0, 0.1, 0.2, 0.3, 0.5),
     **ORDER_SPACE,
-    "words_power": (1.0, 1.5, 2.0, 3.0),
-    "vectors_power": (2.0, 3.0, 4.0, 6.0),
-    "pictures_power": (2.0, 4.0, 6.0),
-    "nearest": (20, 30, 60),
 }
+
+# %% ../nbs/09a_neighbours.ipynb #f5891813
+def valid_targets(
+    dataset: Dataset,
+    split: dict,
+    n: int, # cases, at most; a fixed random sample
+) -> Ranges:
+    "The valid cases; for users who are not trained on, every target of their later halves too."
+    valid = split["valid"]
+    if np.isin(valid.user, split["train"].user).any():
+        return valid.sample(n)
+    least = np.maximum(valid.length // 2, 2)                    # purchases of the shortest case
+    row = np.repeat(np.arange(len(valid)), valid.length - least + 1)
+    place = np.arange(len(row)) - np.searchsorted(row, row)     # 0 for a user's shortest case
+    stop = (valid.start + least)[row] + place
+    return Ranges(valid.user[row], valid.start[row], stop).sample(n)
 
 # %% ../nbs/09a_neighbours.ipynb #b527cc37
 class Neighbours(Method):
@@ -375,7 +412,7 @@ def usable_space(self: Neighbours, parts: NeighbourParts) -> dict: # setting →
     return {name: values for name, values in self.space.items()
             if name.removesuffix("_power") not in absent}
 
-# %% ../nbs/09a_neighbours.ipynb #800e4708
+# %% ../nbs/09a_neighbours.ipynb #a15b6cf9
 @patch
 def scorer(self: Neighbours, parts: NeighbourParts, s: NeighbourSettings) -> NeighbourScorer:
     "The scorer of some settings."
@@ -385,11 +422,12 @@ def scorer(self: Neighbours, parts: NeighbourParts, s: NeighbourSettings) -> Nei
 @patch
 def search(self: Neighbours, parts: NeighbourParts, start: NeighbourSettings) -> tuple:
     "Coordinate search on a sample of the valid users; returns what `coordinate_search` does."
-    watched = parts.task.split["valid"].sample(start.valid_cases)
+    watched = valid_targets(parts.dataset, parts.task.split, start.valid_cases)
     def valid_mrr(s):
         ranks = parts.task.rank(self.scorer(parts, s), watched, sampled=False, what=self.name)
         return per_user(ranks["rank"], "mrr").mean()
-    return coordinate_search(valid_mrr, start, self.usable_space(parts), start.trials)
+    return coordinate_search(valid_mrr, start, self.usable_space(parts), start.trials,
+                             start.least_gain)
 
 # %% ../nbs/09a_neighbours.ipynb #0b4ed93e
 @patch
