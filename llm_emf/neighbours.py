@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['MOST_NEAREST', 'ORDER_SPACE', 'TEXT_SPACE', 'ordered_pairs', 'keep_strongest', 'nearest_items', 'title_words',
-           'word_vectors', 'word_neighbours', 'vector_neighbours', 'NeighbourSettings', 'NeighbourParts',
-           'NeighbourScorer', 'coordinate_search', 'valid_targets', 'Neighbours']
+           'word_vectors', 'word_neighbours', 'vector_neighbours', 'cell_centres', 'nearest_centre', 'VectorCells',
+           'NeighbourSettings', 'NeighbourParts', 'NeighbourScorer', 'coordinate_search', 'valid_targets', 'Neighbours']
 
-# %% ../nbs/09a_neighbours.ipynb #9107dab5
+# %% ../nbs/09a_neighbours.ipynb #d93f0637
 import re
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
@@ -21,7 +21,7 @@ from safetensors.numpy import load_file, save_file
 from scipy import sparse
 from torch import Tensor
 
-from .core import InputError, read_json, write_json
+from .core import InputError, read_json, stream, write_json
 from .data import Dataset, Ranges, flat_positions, train_count
 from .features import Features
 from .metrics import per_user
@@ -65,7 +65,7 @@ def keep_strongest(
     indptr = np.r_[0, np.cumsum(keep)][matrix.indptr]
     return sparse.csr_matrix((matrix.data[keep], matrix.indices[keep], indptr), matrix.shape)
 
-# %% ../nbs/09a_neighbours.ipynb #4bdcb79b
+# %% ../nbs/09a_neighbours.ipynb #9349b962
 def _left_justified(block: sparse.csr_matrix) -> tuple: # values, columns: (rows, longest row)
     length = np.diff(block.indptr)
     row = np.repeat(np.arange(len(length)), length)
@@ -76,16 +76,20 @@ def _left_justified(block: sparse.csr_matrix) -> tuple: # values, columns: (rows
     return torch.from_numpy(value), torch.from_numpy(column)
 
 def _largest(near, k: int) -> tuple: # values, columns: (rows, at most k) arrays
+    if isinstance(near, tuple):
+        value, place = near[0].topk(min(k, len(near[1])))
+        return value.numpy(), near[1][place.numpy()]
     if not sparse.issparse(near):
-        value, column = near.topk(min(k, near.shape[1]))
-        return value.numpy(), column.numpy()
+        return _largest((near, np.arange(near.shape[1])), k)
     value, column = _left_justified(near)
     value, place = value.topk(min(k, value.shape[1]))
     return value.numpy(), column.gather(1, place).numpy()
 
-# %% ../nbs/09a_neighbours.ipynb #11b09869
+# %% ../nbs/09a_neighbours.ipynb #2014fae3
 def nearest_items(
-    similar: Callable, # (item ids, first id, n) → (items, n) similarities, tensor or csr_matrix
+    # (item ids, first id, n) → (items, n) similarities as a tensor or a csr_matrix, or a tensor
+    # (items, m) and the m columns that it is about
+    similar: Callable,
     asked: np.ndarray, # item ids whose neighbours are wanted
     dataset: Dataset,
     nearest: int, # neighbours in each domain
@@ -151,22 +155,71 @@ def word_neighbours(
         return x[ids] @ columns[first]
     return nearest_items(similar, np.flatnonzero(np.diff(x.indptr)), dataset, nearest)
 
-# %% ../nbs/09a_neighbours.ipynb #4201b227
+# %% ../nbs/09a_neighbours.ipynb #fb0a1e28
 def vector_neighbours(
     vectors: np.ndarray, # (n_items + 1, e)
     has: np.ndarray, # (n_items + 1,) bool: which items have one
     dataset: Dataset,
     nearest: int,
+    all_pairs: int = 200_000, # items up to which all pairs are compared; above, `VectorCells`
 ) -> sparse.csr_matrix: # of cosines
     "The nearest items of each item in each domain, by centred vectors."
     v, has = torch.tensor(np.asarray(vectors, dtype=np.float32)), np.asarray(has)
     v = torch.nn.functional.normalize(v - v[has].mean(0), dim=1)
     v[~has] = 0                            # a cosine of 0 is no neighbour
+    if dataset.n_items > all_pairs:
+        cells = VectorCells(v, np.flatnonzero(has))
+        return nearest_items(cells.similar, cells.order, dataset, nearest)
     def similar(ids, first, n):
         return v[ids] @ v[first:first + n].T
     return nearest_items(similar, np.flatnonzero(has), dataset, nearest)
 
-# %% ../nbs/09a_neighbours.ipynb #cf6b724f
+# %% ../nbs/09a_neighbours.ipynb #25b7f5ed
+def cell_centres(
+    v: Tensor, # (n, e) of length 1
+    cells: int,
+    rounds: int = 5, # of k-means
+    sample: int = 40, # vectors a cell that the centres are made from
+) -> Tensor: # (cells, e)
+    "Centres of a fixed random sample, by spherical k-means."
+    rows = stream(0, "cells of vectors").choice(len(v), min(len(v), sample * cells), replace=False)
+    v = v[rows]
+    centres = v[:cells]
+    for _ in range(rounds):
+        cell = nearest_centre(v, centres)
+        centres = torch.zeros_like(centres).index_add_(0, cell, v)
+        centres = torch.nn.functional.normalize(centres, dim=1)
+    return centres
+
+def nearest_centre(v: Tensor, centres: Tensor) -> Tensor: # (n,) number of the centre
+    return torch.cat([(block @ centres.T).argmax(1) for block in v.split(16_384)])
+
+# %% ../nbs/09a_neighbours.ipynb #0e1d555f
+class VectorCells:
+    "A catalogue cut into cells, so that an item is compared with those of near cells only."
+    def __init__(self,
+        v: Tensor, # (n_items + 1, e) of length 1
+        items: np.ndarray, # ids of the items that have a vector
+        probes: int = 16, # nearest cells, the own one included, that an item is compared with
+    ):
+        self.v, cells = v, max(1, int(len(items) ** .5))
+        centres = cell_centres(v[items], cells)
+        cell = nearest_centre(v[items], centres).numpy()
+        self.order = items[np.argsort(cell, kind="stable")] # ids, cell after cell
+        self.start = np.searchsorted(np.sort(cell), np.arange(cells + 1))
+        self.cell = np.zeros(len(v), np.int64)
+        self.cell[items] = cell
+        self.near = (centres @ centres.T).topk(min(probes, cells)).indices.numpy()
+
+    def similar(self, ids, first: int, n: int) -> tuple: # cosines (ids, m), columns (m,)
+        "Cosines with the items of a domain that lie in cells near those of the ids."
+        cells = np.unique(self.near[np.unique(self.cell[ids])])
+        found = [self.order[self.start[c]:self.start[c + 1]] for c in cells]
+        found = np.concatenate(found)
+        found = found[(found >= first) & (found < first + n)]
+        return self.v[ids] @ self.v[found].T, found - first
+
+# %% ../nbs/09a_neighbours.ipynb #28a8fdd9
 @dataclass(frozen=True)
 class NeighbourSettings:
     "What the similarity is made of. A weight of 0 leaves a part out."
@@ -176,7 +229,8 @@ class NeighbourSettings:
     from_power: float = 0.0 # a: exponent that holds back popular items of the history
     to_power: float = 0.1 # b: exponent that holds back popular candidates
     top: int = 300 # entries of the co-purchase part that a row keeps in each domain
-    own: float = 0.0 # weight of an item's repeat; without effect where repeats are no candidates
+    own: float = 0.0 # weight of a repeat; without effect where repeats are no candidates
+    own_recency: float = 1.0 # ρ of repeats; 1: old purchases are repeated as readily
     words: float = 0.0 # weight of the nearest titles by words
     words_power: float = 2.0 # their cosines are raised to this power
     vectors: float = 0.0 # weight of the nearest texts by vectors
@@ -187,7 +241,7 @@ class NeighbourSettings:
     recency: float = 0.65 # ρ: an item of the history one place older weighs this much
     max_history: int = 50 # most recent items that are read
     text: str = "title+llm" # kind of the features for vectors and pictures: or `title`
-    trials: int = 100 # settings tried on valid users, at most; 0 takes the settings as they are
+    trials: int = 150 # settings tried on valid users, at most; 0 takes the settings as they are
     valid_cases: int = 8_000 # valid cases that trials are judged by; a fixed random sample
     least_gain: float = 1e-4 # a change must gain more than this of the valid MRR (0 … 1)
 
@@ -197,7 +251,7 @@ class NeighbourSettings:
 _RANGES = { # setting → lowest, highest
     "window": (1, np.inf), "top": (1, np.inf), "nearest": (1, 60), "max_history": (1, np.inf),
     "trials": (0, np.inf), "valid_cases": (1, np.inf), "decay": (0, 1), "recency": (0, 1),
-    "from_power": (0, 1), "to_power": (0, 1)}
+    "own_recency": (0, 1), "from_power": (0, 1), "to_power": (0, 1)}
 
 def _check_settings(s: NeighbourSettings):
     for name, value in asdict(s).items():
@@ -261,67 +315,90 @@ def available(self: NeighbourParts) -> list: # of names of settings
     own = [] if self.task.exclude_seen else ["own"]
     return own + ["words"] + vectors
 
-# %% ../nbs/09a_neighbours.ipynb #8ffd4593
+# %% ../nbs/09a_neighbours.ipynb #419449d0
 @patch
 def weighted(self: NeighbourParts, s: NeighbourSettings) -> dict: # part → sparse matrix
-    "The parts as they are added up."
+    "The parts as they are added up; `own` is none of them."
     parts = {"together": self.together(s)}
     total = parts["together"].sum() or 1.0
     for name in self.available():
         weight = getattr(s, name)
-        if not weight:
-            continue
-        if name == "own":
-            part = sparse.eye(self.dataset.n_items + 1, dtype=np.float32, format="csr")
-        else:
+        if weight and name != "own":
             part = self.nearest(name, s.nearest).copy()
             part.data **= getattr(s, f"{name}_power")
-        part.data *= np.float32(weight * total / max(part.data.sum(), 1e-9))
-        parts[name] = part
+            part.data *= np.float32(weight * total / max(part.data.sum(), 1e-9))
+            parts[name] = part
     return parts
 
-# %% ../nbs/09a_neighbours.ipynb #b4c39844
-@patch
-def similarity(self: NeighbourParts, s: NeighbourSettings) -> sparse.csr_matrix:
-    "S, (n_items + 1, n_items + 1): row in the history, column the candidate."
-    return sum(self.weighted(s).values()).astype(np.float32).tocsr()
-
-# %% ../nbs/09a_neighbours.ipynb #e78b14b1
+# %% ../nbs/09a_neighbours.ipynb #b38926c6
 class NeighbourScorer:
     "Similarity to the items of a history, recent ones first; popularity behind all neighbours."
     def __init__(self, similarity: sparse.csr_matrix, count: np.ndarray, dataset: Dataset,
-                 recency: float, max_history: int = 50, notes: dict = None):
+                 recency: float, max_history: int = 50, own: float = 0.0, own_recency: float = 1.0,
+                 notes: dict = None):
         self.similarity, self.count, self.dataset = similarity, count, dataset
         self.recency, self.max_history, self.notes = recency, max_history, notes or {}
+        self.own, self.own_recency = own, own_recency
         self.by_domain, self.behind = [], []
         for first, n in map(dataset.domain_range, (0, 1)):
             self.by_domain.append(similarity[:, first:first + n].tocsr())
             share = count[first:first + n] / (count.max() + 1)
             self.behind.append((share - 1).astype(np.float32))
 
-# %% ../nbs/09a_neighbours.ipynb #45cecacb
+# %% ../nbs/09a_neighbours.ipynb #bcc643fd
 @patch
-def history_weights(self: NeighbourScorer, histories: Tensor) -> sparse.csr_matrix:
-    "How much each item counts after each history, (n, n_items + 1)."
+def history_weights(
+    self: NeighbourScorer,
+    histories: Tensor, # (n, length) item ids, 0 is padding on the right
+    recency: float, # weight of an item one place older
+) -> sparse.csr_matrix: # (n, n_items + 1)
+    "How much each item counts in each history."
     items = histories.cpu().numpy()
     age = (items > 0).sum(1, keepdims=True) - 1 - np.arange(items.shape[1])
     row, place = np.nonzero((items > 0) & (age < self.max_history))
-    weight = np.float32(self.recency) ** age[row, place].astype(np.float32)
+    weight = np.float32(recency) ** age[row, place].astype(np.float32)
     shape = (len(items), self.dataset.n_items + 1)
     return sparse.csr_matrix((weight, (row, items[row, place])), shape=shape)
 
-# %% ../nbs/09a_neighbours.ipynb #d2a97501
+# %% ../nbs/09a_neighbours.ipynb #50f3a906
+@patch
+def neighbour_scores(self: NeighbourScorer, histories: Tensor, domain: int) -> sparse.csr_matrix:
+    "s of the equation, where it is not 0: (n, items of the domain)."
+    found = self.history_weights(histories, self.recency) @ self.by_domain[domain]
+    if self.own:
+        first, n = self.dataset.domain_range(domain)
+        bought = self.history_weights(histories, self.own_recency)[:, first:first + n]
+        found = found + np.float32(self.own) * bought
+    return found.tocsr()
+
 @patch
 def score(self: NeighbourScorer, histories: Tensor, domain: int) -> Tensor:
-    "The score of each item of a domain after each history; `history_weights` times S."
-    found = self.history_weights(histories) @ self.by_domain[domain]
+    "The score of each item of a domain after each history."
+    found = self.neighbour_scores(histories, domain)
     scores = np.tile(self.behind[domain], (len(histories), 1))
     row = np.repeat(np.arange(len(histories)), np.diff(found.indptr))
     positive = found.data > 0
     scores[row[positive], found.indices[positive]] = found.data[positive]
     return torch.from_numpy(scores).to(histories.device)
 
-# %% ../nbs/09a_neighbours.ipynb #c90b5011
+# %% ../nbs/09a_neighbours.ipynb #7b222489
+@patch
+def own_weight(self: NeighbourParts, s: NeighbourSettings, together: sparse.csr_matrix) -> float:
+    "o of the equation."
+    if self.task.exclude_seen:
+        return 0.0
+    return float(s.own * together.sum() / self.dataset.n_items)
+
+@patch
+def scorer(self: NeighbourParts, s: NeighbourSettings) -> NeighbourScorer:
+    "The scorer of some settings."
+    parts = self.weighted(s)
+    own = self.own_weight(s, parts["together"])
+    similarity = sum(parts.values()).astype(np.float32).tocsr()
+    return NeighbourScorer(similarity, self.count, self.dataset, s.recency, s.max_history, own,
+                           s.own_recency)
+
+# %% ../nbs/09a_neighbours.ipynb #9dec07b9
 @patch
 def shares(
     self: NeighbourParts,
@@ -329,10 +406,12 @@ def shares(
     history, # item ids, oldest first
 ) -> pd.DataFrame: # one row an item (index 1 … n_items), one column a part; sums are the scores
     "What each part adds to the score of each item after one history."
-    histories, columns = torch.tensor([list(history)]), {}
-    for name, part in self.weighted(s).items():
-        scorer = NeighbourScorer(part, self.count, self.dataset, s.recency, s.max_history)
-        columns[name] = (scorer.history_weights(histories) @ part).toarray()[0, 1:]
+    histories, parts, scorer = torch.tensor([list(history)]), self.weighted(s), self.scorer(s)
+    weights = scorer.history_weights(histories, s.recency)
+    columns = {name: (weights @ part).toarray()[0, 1:] for name, part in parts.items()}
+    if scorer.own:
+        bought = scorer.history_weights(histories, s.own_recency).toarray()[0, 1:]
+        columns["own"] = scorer.own * bought
     return pd.DataFrame(columns, index=pd.RangeIndex(1, self.dataset.n_items + 1))
 
 # %% ../nbs/09a_neighbours.ipynb #3fdf12ff
@@ -355,9 +434,10 @@ def coordinate_search(
                     best = other
     return best, tried[best], tried
 
-# %% ../nbs/09a_neighbours.ipynb #d88f3b9a
+# %% ../nbs/09a_neighbours.ipynb #bc51a135
 ORDER_SPACE = {
-    "own": (0.0, 0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0),
+    "own": (0.0, 0.5, 1.0, 2.0, 4.0, 8.0, 16.0),
+    "own_recency": (0.8, 0.9, 1.0),
     "from_power": (0.0, 0.1, 0.2, 0.3, 0.5, 0.7),
     "to_power": (0.0, 0.05, 0.1, 0.15, 0.2, 0.3, 0.5),
     "decay": (0.6, 0.7, 0.8, 0.9, 1.0),
@@ -404,32 +484,25 @@ class Neighbours(Method):
         searched = settings.trials > 0 and "vectors" in self.space
         return settings.text if weighed or searched else ""
 
-# %% ../nbs/09a_neighbours.ipynb #ca2b37bc
+# %% ../nbs/09a_neighbours.ipynb #3e7e9ea4
 @patch
 def usable_space(self: Neighbours, parts: NeighbourParts) -> dict: # setting → values to try
     "The search space without what has no effect in a task."
     absent = {"own", "words", "vectors", "pictures"} - set(parts.available())
-    return {name: values for name, values in self.space.items()
-            if name.removesuffix("_power") not in absent}
+    return {name: values for name, values in self.space.items() if name.split("_")[0] not in absent}
 
-# %% ../nbs/09a_neighbours.ipynb #a15b6cf9
-@patch
-def scorer(self: Neighbours, parts: NeighbourParts, s: NeighbourSettings) -> NeighbourScorer:
-    "The scorer of some settings."
-    similarity = parts.similarity(s)
-    return NeighbourScorer(similarity, parts.count, parts.dataset, s.recency, s.max_history)
-
+# %% ../nbs/09a_neighbours.ipynb #4ac85189
 @patch
 def search(self: Neighbours, parts: NeighbourParts, start: NeighbourSettings) -> tuple:
     "Coordinate search on a sample of the valid users; returns what `coordinate_search` does."
     watched = valid_targets(parts.dataset, parts.task.split, start.valid_cases)
     def valid_mrr(s):
-        ranks = parts.task.rank(self.scorer(parts, s), watched, sampled=False, what=self.name)
+        ranks = parts.task.rank(parts.scorer(s), watched, sampled=False, what=self.name)
         return per_user(ranks["rank"], "mrr").mean()
     return coordinate_search(valid_mrr, start, self.usable_space(parts), start.trials,
                              start.least_gain)
 
-# %% ../nbs/09a_neighbours.ipynb #0b4ed93e
+# %% ../nbs/09a_neighbours.ipynb #44f9a2bf
 @patch
 def fit(self: Neighbours, task: Task, settings=None, folder=None, device="auto") -> NeighbourScorer:
     "Choose the settings and build the similarity. Needs no GPU."
@@ -438,19 +511,20 @@ def fit(self: Neighbours, task: Task, settings=None, folder=None, device="auto")
     if s.trials:
         s, mrr, tried = self.search(parts, s)
         notes = {"best valid MRR": f"{mrr:.4f}", "trials": len(tried)}
-    scorer = self.scorer(parts, s)
+    scorer = parts.scorer(s)
     chosen = {name: value for name, value in asdict(s).items() if name in self.usable_space(parts)}
     scorer.notes = chosen | notes | {"entries": scorer.similarity.nnz}
     return scorer
 
-# %% ../nbs/09a_neighbours.ipynb #42fc3b98
+# %% ../nbs/09a_neighbours.ipynb #2e1b7ad2
 @patch
 def save(self: Neighbours, scorer: NeighbourScorer, folder) -> None:
     "Write the sparse similarity as three arrays, with the counts; the rest as json."
     s = scorer.similarity
     arrays = {"data": s.data, "indices": s.indices, "indptr": s.indptr, "count": scorer.count}
     save_file(arrays, Path(folder)/"similarity.safetensors")
-    about = {name: getattr(scorer, name) for name in ("recency", "max_history", "notes")}
+    names = ("recency", "max_history", "own", "own_recency", "notes")
+    about = {name: getattr(scorer, name) for name in names}
     write_json(Path(folder)/"neighbours.json", about)
 
 @patch
