@@ -20,7 +20,7 @@ def test_notebook(path, smoke_run):
 
 def test_figures_are_sound(smoke_run):
     results = pd.read_csv(smoke_run/"results.csv")
-    assert set(results["method"]) == {"popularity", "item-knn", "llm-emf", "oracle", "ceiling"}
+    assert set(results["method"]) == {"popularity", "item-knn", "item-knn-order", "item-knn-text", "llm-emf", "oracle", "ceiling"}
     assert ((results["low"] <= results["value"] + 1e-6) & (results["value"] <= results["high"] + 1e-6)).all()
     wide = results[results["metric"].isin(["mrr", "hr@10"])].pivot_table(index=["method", "variant", "protocol", "domain"], columns="metric", values="value", dropna=False)
     mrr = results[(results["metric"] == "mrr") & (results["domain"] == "all")].fillna("").set_index(["protocol", "method", "variant"])["value"]
