@@ -174,7 +174,7 @@ def vector_neighbours(
         return v[ids] @ v[first:first + n].T
     return nearest_items(similar, np.flatnonzero(has), dataset, nearest)
 
-# %% ../nbs/09a_neighbours.ipynb #25b7f5ed
+# %% ../nbs/09a_neighbours.ipynb #fb41c0c3
 def cell_centres(
     v: Tensor, # (n, e) of length 1
     cells: int,
@@ -191,6 +191,7 @@ def cell_centres(
         centres = torch.nn.functional.normalize(centres, dim=1)
     return centres
 
+# %% ../nbs/09a_neighbours.ipynb #8fe98d04
 def nearest_centre(v: Tensor, centres: Tensor) -> Tensor: # (n,) number of the centre
     return torch.cat([(block @ centres.T).argmax(1) for block in v.split(16_384)])
 
@@ -366,7 +367,7 @@ def history_weights(
     shape = (len(items), self.dataset.n_items + 1)
     return sparse.csr_matrix((weight, (row, items[row, place])), shape=shape)
 
-# %% ../nbs/09a_neighbours.ipynb #50f3a906
+# %% ../nbs/09a_neighbours.ipynb #e80bf068
 @patch
 def neighbour_scores(self: NeighbourScorer, histories: Tensor, domain: int) -> sparse.csr_matrix:
     "s of the equation, where it is not 0: (n, items of the domain)."
@@ -377,6 +378,7 @@ def neighbour_scores(self: NeighbourScorer, histories: Tensor, domain: int) -> s
         found = found + np.float32(self.own) * bought
     return found.tocsr()
 
+# %% ../nbs/09a_neighbours.ipynb #047fc1ed
 @patch
 def score(self: NeighbourScorer, histories: Tensor, domain: int) -> Tensor:
     "The score of each item of a domain after each history."
@@ -387,7 +389,7 @@ def score(self: NeighbourScorer, histories: Tensor, domain: int) -> Tensor:
     scores[row[positive], found.indices[positive]] = found.data[positive]
     return torch.from_numpy(scores).to(histories.device)
 
-# %% ../nbs/09a_neighbours.ipynb #7b222489
+# %% ../nbs/09a_neighbours.ipynb #e29d23e4
 @patch
 def own_weight(self: NeighbourParts, s: NeighbourSettings, together: sparse.csr_matrix) -> float:
     "o of the equation."
@@ -395,6 +397,7 @@ def own_weight(self: NeighbourParts, s: NeighbourSettings, together: sparse.csr_
         return 0.0
     return float(s.own * together.sum() / self.dataset.n_items)
 
+# %% ../nbs/09a_neighbours.ipynb #40745c5e
 @patch
 def scorer(self: NeighbourParts, s: NeighbourSettings) -> NeighbourScorer:
     "The scorer of some settings."
@@ -526,7 +529,7 @@ def fit(self: Neighbours, task: Task, settings=None, folder=None, device="auto")
     scorer.notes = chosen | notes | {"entries": scorer.similarity.nnz}
     return scorer
 
-# %% ../nbs/09a_neighbours.ipynb #2e1b7ad2
+# %% ../nbs/09a_neighbours.ipynb #f380ad91
 @patch
 def save(self: Neighbours, scorer: NeighbourScorer, folder) -> None:
     "Write the sparse similarity as three arrays, with the counts; the rest as json."
@@ -537,6 +540,7 @@ def save(self: Neighbours, scorer: NeighbourScorer, folder) -> None:
     about = {name: getattr(scorer, name) for name in names}
     write_json(Path(folder)/"neighbours.json", about)
 
+# %% ../nbs/09a_neighbours.ipynb #491f483c
 @patch
 def load(self: Neighbours, folder, task: Task, device="auto") -> NeighbourScorer:
     "Read what `save` wrote."

@@ -334,7 +334,7 @@ class SequenceMethod(ModelMethod):
             "training seconds": round(float(curve["seconds"].sum())),
             "parameters": sum(p.numel() for p in model.parameters())})
 
-# %% ../nbs/09b_sequential.ipynb #95396fe2
+# %% ../nbs/09b_sequential.ipynb #3025ff78
 @patch
 def save(self: SequenceMethod, scorer: ModelScorer, folder) -> None:
     "Write weights, settings and curve; the checkpoints are no longer needed."
@@ -347,6 +347,7 @@ def save(self: SequenceMethod, scorer: ModelScorer, folder) -> None:
     for name in ("last.safetensors", "last.safetensors.before", "best.safetensors"):
         (folder/name).unlink(missing_ok=True)
 
+# %% ../nbs/09b_sequential.ipynb #592a181b
 @patch
 def load(self: SequenceMethod, folder, task: Task, device="auto") -> ModelScorer:
     "Read what `save` wrote. Raises `InputError` if there is nothing."
