@@ -8,7 +8,7 @@ __all__ = ['app', 'Out', 'NewOut', 'DatasetName', 'Profile', 'Seed', 'Device', '
            'notebook_parameters', 'reproduce', 'prepare', 'enrich', 'pictures', 'encode', 'methods', 'train',
            'evaluate', 'report', 'main']
 
-# %% ../nbs/12_cli.ipynb #741a18af
+# %% ../nbs/12_cli.ipynb #aea26fe6
 import functools
 import os
 import sys
@@ -18,7 +18,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from .core import InputError, full_name, open_run, read_json
+from .core import InputError, check_inputs, full_name, open_run, read_json
 
 # %% ../nbs/12_cli.ipynb #a488a43a
 def notebook_folder() -> Path:
@@ -139,15 +139,17 @@ def default_out(dataset: str, profile: str, seed: int) -> str:
     "The run folder when none is named: runs/<dataset>-<profile>-<seed>."
     return f"runs/{Path(dataset.replace(':', '-')).name or 'data'}-{profile}-{seed}"
 
-# %% ../nbs/12_cli.ipynb #6af908f5
+# %% ../nbs/12_cli.ipynb #954da9ac
 def reopen(out: str, device: str = "auto"): # the `Run`
-    "Open the run folder that `prepare` began. Raises `InputError` if there is none."
+    "Open a run folder. Raises `InputError` if there is none, or if `prepare` has not ended well."
     if not out or not (Path(out)/"run.json").exists():
         raise InputError(f"{out or 'the empty path'} is no run folder. Begin one with "
                          "llm-emf prepare --out FOLDER, and give it with --out FOLDER")
     identity = read_json(Path(out)/"run.json")
     known = [identity.get(k) for k in ("dataset", "profile", "seed")]
-    return open_run(out, *known, device)
+    run = open_run(out, *known, device)
+    check_inputs(run, [run.stage("prepare")])
+    return run
 
 # %% ../nbs/12_cli.ipynb #ec25add0
 def run_report(run, path=None) -> None:
@@ -201,7 +203,7 @@ def reproduce(
             parameters["limit"] = limit
         run_notebook(path, run.path/"notebooks"/path.name, parameters, stream=sys.stderr)
 
-# %% ../nbs/12_cli.ipynb #a27aee5e
+# %% ../nbs/12_cli.ipynb #4aaf30d0
 def _shop_settings(dataset: str, profile: str, knobs: str): # None: the profile's
     "The embedded shop with other knobs."
     from llm_emf.core import with_words
@@ -228,6 +230,9 @@ def prepare(
         ))] = "",
     knobs: Annotated[str, typer.Option(help=(
         "For the shop (notebook 01), e.g. \"pictures=0 transfer=0.5 users=10000\"."))] = "",
+    ties: Annotated[Literal["as-given", "random"], typer.Option(help=(
+        "Order of a user's purchases at one time (notebook 02): the source's, or random."
+        ))] = "as-given",
 ) -> None:
     """Stage 1: raw data to canonical tables, split, statistics and leakage report.
 
@@ -240,7 +245,7 @@ def prepare(
     from llm_emf.readers import CleanSettings
     shop, rules = _shop_settings(dataset, profile, knobs), with_words(CleanSettings(), clean)
     run = open_run(out or default_out(dataset, profile, seed), dataset, profile, seed)
-    print(prepare(run, split or "", shop, source, rules))
+    print(prepare(run, split or "", shop, source, rules, ties))
 
 # %% ../nbs/12_cli.ipynb #ff5feeb8
 def _dry_run(run, limit, cache, use_packaged, settings, backend) -> None:

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['METHODS', 'find_method', 'compare_methods', 'profile_methods', 'load_scorer']
 
-# %% ../nbs/09z_methods.ipynb #178381f5
+# %% ../nbs/09z_methods.ipynb #78ea1384
 from difflib import get_close_matches
 
 import pandas as pd
@@ -14,10 +14,12 @@ from .baselines import ItemKNN, Popularity
 from .core import InputError, Run
 from .metrics import summarise
 from .model import VARIANTS
+from .neighbours import ORDER_SPACE, TEXT_SPACE, Neighbours
+from .sequential import SEQUENTIAL
 from .task import Method, Task, load_task
 from .train import ModelMethod
 
-# %% ../nbs/09z_methods.ipynb #28faaad8
+# %% ../nbs/09z_methods.ipynb #eba6fb24
 def _variant(name: str) -> ModelMethod:
     "A variant of notebook 06 as a method."
     family = "baseline" if name.startswith("sasrec") else "paper"
@@ -26,7 +28,10 @@ def _variant(name: str) -> ModelMethod:
 METHODS: dict[str, Method] = {m.name: m for m in [
     Popularity("popularity", "popularity"),
     ItemKNN("item-knn", "item-kNN"),
+    Neighbours("item-knn-order", "item-kNN, order-aware", space=ORDER_SPACE),
+    Neighbours("item-knn-text", "item-kNN, order and text", space=TEXT_SPACE),
     *map(_variant, VARIANTS),
+    *SEQUENTIAL,
 ]}
 
 # %% ../nbs/09z_methods.ipynb #5077e3ea

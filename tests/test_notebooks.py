@@ -22,7 +22,8 @@ def test_notebook(path, smoke_run):
 
 def test_figures_are_sound(smoke_run):
     results = pd.read_csv(smoke_run/"results.csv", keep_default_na=False)
-    methods = {"popularity", "item-knn", "id", "llm-emf", "oracle", "ceiling"}
+    methods = {"popularity", "item-knn", "item-knn-order", "item-knn-text", "id", "llm-emf",
+               "oracle", "ceiling"}
     assert set(results["method"]) == methods
     assert (results["low"] <= results["value"] + 1e-6).all()
     assert (results["value"] <= results["high"] + 1e-6).all()
