@@ -36,7 +36,8 @@ test: $(READY)
 	@$(BIN)/python tests/in_step.py
 	@echo "== 2/4 names, statements, widths"
 	@$(BIN)/ruff check -q --select F821,F811,F401,E701,E702,E703 llm_emf
-	@$(BIN)/ruff check -q --select F821,F811,F401 tests benchmarks .ci
+	@$(BIN)/ruff check -q --select F821,F811,F401,E501,E701,E702,E703 --line-length 100 tests
+	@$(BIN)/ruff check -q --select F821,F811,F401 benchmarks .ci
 	@$(BIN)/ruff check -q --select F821,E501 --line-length 100 nbs
 	@echo "== 3/4 the notebooks' own tests"
 	@$(BIN)/nbdev_test --n_workers 1 --timing

@@ -1,15 +1,21 @@
-"""The quality studies. They train many models and take hours on two cores; killed, they go on where they were.
+"""The quality studies. They train many models and take hours on two cores; killed, they go on where
+they were.
 
-    python benchmarks/quality.py shop           5 seeds: LLM-EMF against popularity, item-kNN and its id-only variant;
-                                                and with 3 of them the null checks, pictures=0 and transfer=0
-    python benchmarks/quality.py food-kitchen   3 seeds, given split and leave-one-out: LLM-EMF against SASRec and item-kNN
+    python benchmarks/quality.py shop           5 seeds: LLM-EMF against popularity, item-kNN and
+                                                its id-only variant; and with 3 of them the null
+                                                checks, pictures=0 and transfer=0
+    python benchmarks/quality.py food-kitchen   3 seeds, given split and leave-one-out: LLM-EMF
+                                                against SASRec and item-kNN
 
-Started a second time beside the first (OMP_NUM_THREADS=1 each, on two cores), the processes share the work; the last one that
-finds everything done prints the table. Ranks are kept in runs/quality/; the tables go to benchmarks/results/quality_<name>.json. Differences are paired by user: a user's
-reciprocal rank is averaged over the seeds first (on the shop each seed has users of its own), and p-values carry Holm's correction.
+Started a second time beside the first (OMP_NUM_THREADS=1 each, on two cores), the processes share
+the work; the last one that finds everything done prints the table. Ranks are kept in runs/quality/;
+the tables go to benchmarks/results/quality_<name>.json. Differences are paired by user: a user's
+reciprocal rank is averaged over the seeds first (on the shop each seed has users of its own), and
+p-values carry Holm's correction.
 """
 import argparse
 import fcntl
+import itertools
 import json
 import sys
 from contextlib import contextmanager
@@ -38,13 +44,17 @@ def locked(name: str, wait: bool): # yields whether the lock is ours
     "A lock that ends with its process, however that ends."
     RUNS.mkdir(parents=True, exist_ok=True)
     with open(RUNS/f".{name.replace('/', ' ')}.lock", "w") as f:
-        try: fcntl.flock(f, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-        except BlockingIOError: yield False
-        else: yield True
+        try:
+            fcntl.flock(f, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        except BlockingIOError:
+            yield False
+        else:
+            yield True
 
 
-def ranks_of(name: str, task: Task, method: str, profile: str = "quick"): # None if another process is at it
-    "The test ranks of a method under the task's seed, kept from before if they were made before."
+def ranks_of(name: str, task: Task, method: str, profile: str = "quick"):
+    """The test ranks of a method under the task's seed, kept from before if they were made before.
+    None if another process is at it."""
     with locked(f"{name}, {method}, {task.seed}", wait=False) as mine:
         return make_ranks(name, task, method, profile) if mine else None
 
@@ -80,82 +90,123 @@ def paired(a: list, b: list, same_users: bool) -> dict: # lists of rank tables, 
     differences = [per_user(x["rank"], "mrr") - per_user(y["rank"], "mrr") for x, y in zip(a, b)]
     d = 100 * (np.mean(differences, 0) if same_users else np.concatenate(differences))
     low, high = bootstrap(d[:, None])
-    return {"difference": round(float(d.mean()), 3), "low": round(float(low[0]), 3), "high": round(float(high[0]), 3), "p": float(stats.ttest_1samp(d, 0).pvalue), "pairs": len(d)}
+    return {"difference": round(float(d.mean()), 3), "low": round(float(low[0]), 3),
+            "high": round(float(high[0]), 3), "p": float(stats.ttest_1samp(d, 0).pvalue),
+            "pairs": len(d)}
 
 
-def unfinished(found: dict) -> None:
+def stop_if_unfinished(found: dict) -> None:
     "Stop here if another process is still making some of the ranks."
-    if at := [v for v, tables in found.items() if any(t is None for t in tables)]: sys.exit(f"another process is still at {', '.join(at)}; for the table, run this again when it has ended")
+    at = [name for name, tables in found.items() if any(t is None for t in tables)]
+    if at:
+        sys.exit(f"another process is still at {', '.join(at)}; for the table, run this again "
+                 "when it has ended")
 
 
-def study(name, found: dict, ours: str, others: list, same_users: bool) -> list:
-    "Rows of a table: each method's MRR over the seeds, and LLM-EMF's difference to it."
-    rows, p = [], []
-    for variant, tables in found.items():
+def study(name: str, found: dict, others: list, same_users: bool) -> list: # of rows
+    "Each method's MRR over the seeds, and LLM-EMF's difference to the others."
+    rows = []
+    for method, tables in found.items():
         mrr = [100 * per_user(t["rank"], "mrr").mean() for t in tables]
-        row = {"study": f"{name}: {variant}", "MRR %": round(float(np.mean(mrr)), 3), "by seed": " ".join(f"{m:.2f}" for m in mrr)}
-        if variant in others: row |= {f"{ours} minus it": None} | paired(found[ours], tables, same_users)
+        row = {"study": f"{name}: {method}", "MRR %": round(float(np.mean(mrr)), 3),
+               "by seed": " ".join(f"{m:.2f}" for m in mrr)}
+        if method in others:
+            row |= paired(found["llm-emf"], tables, same_users)
         rows.append(row)
-    corrected = holm([r["p"] for r in rows if "p" in r])
-    for r, q in zip([r for r in rows if "p" in r], corrected): r.pop(f"{ours} minus it", None); r["p (Holm)"] = float(f"{q:.3g}"); r.pop("p")
+    compared = [row for row in rows if "p" in row]
+    for row, p in zip(compared, holm([row["p"] for row in compared])):
+        row["p (Holm)"] = float(f"{p:.3g}")
+        row.pop("p")
     return rows
 
 
-def shop(seeds):
+SHOPS = { # study → settings of the shop, methods
+    "default": (ShopSettings(), ["popularity", "item-knn", "id", "llm-emf"]),
+    "pictures=0": (ShopSettings(pictures=0.0), ["no-images", "llm-emf"]),
+    "transfer=0": (ShopSettings(transfer=0.0), ["no-cross-domain", "llm-emf"]),
+}
+
+
+def shop_run(name: str, seed: int): # the run
+    "Prepare and encode a shop, once however many processes there are."
+    run = open_run(RUNS/f"shop, {name}, {seed}", "shop", "quick", seed)
+    with locked(f"shop, {name}, {seed}", wait=True):
+        prepare(run, shop=SHOPS[name][0])
+        enrich_catalogue(run)
+        encode(run)
+    return run
+
+
+def shop_ranks(name: str, seeds) -> dict: # method → rank tables, one a seed
+    "The ranks of one study's methods; on the default shop those of the oracle too."
+    found = {method: [] for method in SHOPS[name][1]}
+    for seed in seeds if name == "default" else seeds[:3]:
+        run = shop_run(name, seed)
+        task = task_of(run, "leave-one-out", seed)
+        for method in SHOPS[name][1]:
+            found[method].append(ranks_of(f"shop, {name}", task, method))
+        if name == "default":
+            ceiling = pd.read_parquet(run.path/"prepare"/"ceilings.parquet")
+            found.setdefault("oracle", []).append(pd.DataFrame({"rank": ceiling["oracle"]}))
+    return found
+
+
+def shop(seeds) -> None:
     "Default shop, and the two knobs at zero (three seeds each)."
-    rows, all_found = [], {}
-    plans = {"default": (ShopSettings(), ["popularity", "item-knn", "id", "llm-emf"]), "pictures=0": (ShopSettings(pictures=0.0), ["no-images", "llm-emf"]),
-             "transfer=0": (ShopSettings(transfer=0.0), ["no-cross-domain", "llm-emf"])}
-    for name, (settings, variants) in plans.items():
-        found = all_found[name] = {v: [] for v in variants}
-        for seed in seeds if name == "default" else seeds[:3]:
-            run = open_run(RUNS/f"shop, {name}, {seed}", "shop", "quick", seed)
-            with locked(f"shop, {name}, {seed}", wait=True):
-                prepare(run, shop=settings)
-                enrich_catalogue(run)
-                encode(run)
-            task = task_of(run, "leave-one-out", seed)
-            for v in variants:
-                found[v].append(ranks_of(f"shop, {name}", task, v))
-            if name == "default":
-                ceiling = pd.read_parquet(run.path/"prepare"/"ceilings.parquet")
-                found.setdefault("oracle", []).append(pd.DataFrame({"rank": ceiling["oracle"]}))
-    for found in all_found.values(): unfinished(found)
-    for name, found in all_found.items(): rows += study(f"shop, {name}", found, "llm-emf", [v for v in plans[name][1] if v != "llm-emf"], same_users=False)
-    best = next(r for r in rows if r["study"].endswith("default: oracle"))["MRR %"]
+    all_found = {name: shop_ranks(name, seeds) for name in SHOPS}
+    for found in all_found.values():
+        stop_if_unfinished(found)
+    rows = []
+    for name, found in all_found.items():
+        others = [method for method in SHOPS[name][1] if method != "llm-emf"]
+        rows += study(f"shop, {name}", found, others, same_users=False)
+    value = {r["study"].partition("default: ")[2]: r["MRR %"] for r in rows}
     for r in rows:
-        if "default" in r["study"]: r["share of the oracle"] = f"{r['MRR %'] / best:.0%}"
-    value = {r["study"].partition(": ")[2]: r["MRR %"] for r in rows if "default" in r["study"]}
-    finish("quality_shop", rows, value["llm-emf"] / value["item-knn"], seeds=len(seeds), ratio_means="MRR of LLM-EMF over item-kNN's, default shop")
+        if "default" in r["study"]:
+            r["share of the oracle"] = f"{r['MRR %'] / value['oracle']:.0%}"
+    finish("quality_shop", rows, value["llm-emf"] / value["item-knn"], seeds=len(seeds),
+           ratio_means="MRR of LLM-EMF over item-kNN's, default shop")
 
 
-def food_kitchen(seeds, run_folder):
-    "Both splits of the real data; the text is the titles, read by the offline sentence encoder."
-    run = open_run(run_folder, str(REAL), "quick", 0)
+def food_kitchen_run(folder): # the run
+    "The text is the titles, read by the offline sentence encoder."
+    run = open_run(folder, str(REAL), "quick", 0)
     with locked("food-kitchen", wait=True):
         prepare(run)
         enrich_catalogue(run)
         encode(run, ClipSettings(text_encoder="minilm"))
-    rows, value = [], {}
-    plan = [(how, seed, v) for seed in seeds for how in ("given", "leave-one-out") for v in ("item-knn", "sasrec", "llm-emf")]
-    found = {how: {} for how in ("given", "leave-one-out")}
-    for how, seed, v in plan:
-        if v == "item-knn" and seed != seeds[0]: continue                       # nothing random in it but the 999 negatives
-        ranks = ranks_of(f"food-kitchen, {how}", task_of(run, how, seed), v)
-        found[how].setdefault(v, []).append(ranks)
-    for tables in found.values(): unfinished(tables)
+    return run
+
+
+def food_kitchen(seeds, run_folder) -> None:
+    "Both splits of the real data."
+    run, splits, methods = food_kitchen_run(run_folder), ("given", "leave-one-out"), FOOD_KITCHEN
+    found = {how: {method: [] for method in methods} for how in splits}
+    for seed, how, method in itertools.product(seeds, splits, methods):
+        # there is nothing random in item-kNN but the 999 negatives
+        if method != "item-knn" or seed == seeds[0]:
+            ranks = ranks_of(f"food-kitchen, {how}", task_of(run, how, seed), method)
+            found[how][method].append(ranks)
+    for tables in found.values():
+        stop_if_unfinished(tables)
+    rows = []
     for how, tables in found.items():
         tables["item-knn"] = tables["item-knn"] * len(seeds)
-        rows += study(f"food-kitchen, {how}", tables, "llm-emf", ["item-knn", "sasrec"], same_users=True)
-    value = {r["study"]: r["MRR %"] for r in rows}
-    finish("quality_food_kitchen", rows, value["food-kitchen, leave-one-out: llm-emf"] / value["food-kitchen, leave-one-out: sasrec"], seeds=len(seeds), d=ModelSettings().d,
-           ratio_means="MRR of LLM-EMF over SASRec's, leave-one-out")
+        rows += study(f"food-kitchen, {how}", tables, ["item-knn", "sasrec"], same_users=True)
+    value = {r["study"].partition("leave-one-out: ")[2]: r["MRR %"] for r in rows}
+    finish("quality_food_kitchen", rows, value["llm-emf"] / value["sasrec"], seeds=len(seeds),
+           d=ModelSettings().d, ratio_means="MRR of LLM-EMF over SASRec's, leave-one-out")
 
 
-parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+FOOD_KITCHEN = ("item-knn", "sasrec", "llm-emf")
+parser = argparse.ArgumentParser(description=__doc__,
+                                 formatter_class=argparse.RawDescriptionHelpFormatter)
 parser.add_argument("data", choices=["shop", "food-kitchen"])
-parser.add_argument("--seeds", type=int, help="how many seeds; default 5 for the shop, 3 for food-kitchen")
-parser.add_argument("--run", default=str(ROOT/"runs"/"food-kitchen-quick-0"), help="food-kitchen: the run folder whose features are used; made if it is not there")
+parser.add_argument("--seeds", type=int, help="default 5 for the shop, 3 for food-kitchen")
+parser.add_argument("--run", default=str(ROOT/"runs"/"food-kitchen-quick-0"),
+                    help="food-kitchen: the run folder whose features are used; made if missing")
 options = parser.parse_args()
-if options.data == "shop": shop(range(options.seeds or 5))
-else: food_kitchen(range(options.seeds or 3), options.run)
+if options.data == "shop":
+    shop(range(options.seeds or 5))
+else:
+    food_kitchen(range(options.seeds or 3), options.run)

@@ -44,6 +44,20 @@ def here(capsys, monkeypatch, tmp_path):
     return run
 
 
+@pytest.fixture(scope="session")
+def launch():
+    "Run a script in one process or in several (gloo, on the CPU); what it printed."
+    def run(n, script, *args):
+        # `accelerate launch` would start several CPU processes through MPI only
+        several = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(n)]
+        command = [sys.executable, *(several if n > 1 else []), *map(str, (script, *args))]
+        env = os.environ | {"OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"}
+        done = subprocess.run(command, capture_output=True, text=True, timeout=600, env=env)
+        assert done.returncode == 0, done.stderr[-3000:]
+        return done.stdout
+    return run
+
+
 def sample_of(items, sequences):
     "The first 400, 60 and 60 sequences of train, valid and test, and the items in them."
     import numpy as np

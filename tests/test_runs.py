@@ -13,8 +13,12 @@ import pytest
 TRAIN = ("--method", "id", "--epochs", "6", "--device", "cpu")
 
 
+RESULTS = ("model.safetensors", "ranks.parquet", "items.parquet", "purchases.parquet")
+
+
 def digest(folder):
-    return {p.name: hashlib.sha256(p.read_bytes()).hexdigest() for p in sorted(folder.iterdir()) if p.name in ("model.safetensors", "ranks.parquet", "items.parquet", "purchases.parquet")}
+    return {p.name: hashlib.sha256(p.read_bytes()).hexdigest()
+            for p in sorted(folder.iterdir()) if p.name in RESULTS}
 
 
 @pytest.fixture(scope="module")
@@ -37,7 +41,8 @@ def test_same_seed_same_ranks_and_done_is_skipped(cli, prepared, tmp_path):
     assert len(found[0]) == 4 and found[0] == found[1]
     before = (tmp_path/"b"/"train-id"/"model.safetensors").stat().st_mtime_ns
     code, out, _ = cli("train", *TRAIN[:2], "--epochs", "2", "--out", tmp_path/"b")
-    assert code == 0 and "skipped" in out and (tmp_path/"b"/"train-id"/"model.safetensors").stat().st_mtime_ns == before
+    assert code == 0 and "skipped" in out
+    assert (tmp_path/"b"/"train-id"/"model.safetensors").stat().st_mtime_ns == before
 
 
 def test_killed_training_resumes_to_the_same_weights(cli, prepared, tmp_path):
@@ -56,7 +61,8 @@ def test_killed_training_resumes_to_the_same_weights(cli, prepared, tmp_path):
     code, out, err = cli("train", *TRAIN, "--out", killed)
     assert code == 0 and "resumed at epoch" in out, err
     assert digest(whole/"train-id") == digest(killed/"train-id")
-    assert len(pd.read_csv(killed/"train-id"/"curve.csv")) == len(pd.read_csv(whole/"train-id"/"curve.csv"))
+    curves = [pd.read_csv(folder/"train-id"/"curve.csv") for folder in (killed, whole)]
+    assert len(curves[0]) == len(curves[1])
 
 
 def test_a_run_folder_of_another_version_is_refused(cli, prepared, tmp_path):
@@ -65,7 +71,8 @@ def test_a_run_folder_of_another_version_is_refused(cli, prepared, tmp_path):
     text = (out/"run.json").read_text()
     (out/"run.json").write_text(text.replace('"format": 1', '"format": 0'))
     code, _, err = cli("prepare", "--profile", "smoke", "--out", out)
-    assert code == 1 and "another version of llm-emf" in err and "--out" in err and "Traceback" not in err
+    assert code == 1 and "Traceback" not in err
+    assert "another version of llm-emf" in err and "--out" in err
 
 
 @pytest.mark.slow
@@ -99,17 +106,23 @@ def test_every_method_trains_and_stands_in_the_report(tmp_path):
 OPEN = """
 import sys
 from llm_emf.core import open_run
-print('ready', flush=True); sys.stdin.readline()                                # all begin together
+print("ready", flush=True)
+sys.stdin.readline()                            # all begin together
 for k in range(300): open_run(f"{sys.argv[1]}/{k}", "shop", "smoke", 0, "cpu")
 """
 
 
 def test_several_processes_open_one_run_at_once(tmp_path):
-    processes = [subprocess.Popen([sys.executable, "-c", OPEN, str(tmp_path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) for _ in range(3)]
+    pipes = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
+    command = [sys.executable, "-c", OPEN, str(tmp_path)]
+    processes = [subprocess.Popen(command, **pipes, text=True) for _ in range(3)]
     assert all(p.stdout.readline() == "ready\n" for p in processes)
-    for p in processes: p.stdin.write("go\n"); p.stdin.flush()
+    for p in processes:
+        print("go", file=p.stdin, flush=True)
     for p in processes:
         _, err = p.communicate(timeout=120)
         assert p.returncode == 0, err
-    assert all(json.loads((tmp_path/str(k)/"run.json").read_text())["profile"] == "smoke" for k in range(300))
-    assert sum(1 for _ in tmp_path.rglob("*") if _.is_file()) == 300, "nothing half written is left"
+    for k in range(300):
+        assert json.loads((tmp_path/str(k)/"run.json").read_text())["profile"] == "smoke"
+    files = [p for p in tmp_path.rglob("*") if p.is_file()]
+    assert len(files) == 300, "nothing half written is left"

@@ -54,8 +54,8 @@ def local(page, link): # (file, fragment), or None for a link to elsewhere
 
 def test_every_notebook_is_a_page(site):
     names = {p.relative_to(ROOT/"_docs").with_suffix("").as_posix() for p in site}
-    books = {p.relative_to(ROOT/"nbs").with_suffix("").as_posix() for p in (ROOT/"nbs").rglob("*.ipynb")
-             if ".ipynb_checkpoints" not in p.parts}
+    notebooks = [p for p in (ROOT/"nbs").rglob("*.ipynb") if ".ipynb_checkpoints" not in p.parts]
+    books = {p.relative_to(ROOT/"nbs").with_suffix("").as_posix() for p in notebooks}
     assert books <= names, books - names
 
 
