@@ -465,13 +465,13 @@ def foreign_items(dataset: Dataset) -> tuple: # check, found, of, meaning
         meaning = "the catalogue is wrong: ids are shifted, or ids of the two domains overlap"
     return "items of one domain among the other's candidates", found, dataset.n_items, meaning
 
-# %% ../nbs/02_data.ipynb #745b827b
+# %% ../nbs/02_data.ipynb #0cb0f83a
 def leakage_report(
     dataset: Dataset,
     split: dict, # train, valid, test → Ranges
     how: str = "", # kind of split, for the column `meaning`
 ) -> pd.DataFrame: # columns check, found, of, meaning
-    "What may give away the test targets. The check of old targets needs times; else it is left out."
+    "What may give away the test targets. The check of old targets needs times, or is left out."
     who = pd.factorize(person(dataset.user))[0].astype(np.int64)
     rows = [repeated_targets(dataset, split, who)]
     if dataset.time is not None:
