@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['ORDER_SPACE', 'TEXT_SPACE', 'ordered_pairs', 'keep_strongest', 'nearest_items', 'title_words', 'word_vectors',
-           'word_neighbours', 'vector_neighbours', 'cell_centres', 'nearest_centre', 'VectorCells', 'NeighbourSettings',
+           'word_neighbours', 'vector_neighbours', 'nearest_centre', 'cell_centres', 'VectorCells', 'NeighbourSettings',
            'NeighbourParts', 'NeighbourScorer', 'coordinate_search', 'search_task', 'Neighbours']
 
 # %% ../nbs/09a_neighbours.ipynb #d93f0637
@@ -174,7 +174,15 @@ def vector_neighbours(
         return v[ids] @ v[first:first + n].T
     return nearest_items(similar, np.flatnonzero(has), dataset, nearest)
 
-# %% ../nbs/09a_neighbours.ipynb #25b7f5ed
+# %% ../nbs/09a_neighbours.ipynb #6aa54271
+def nearest_centre(
+    v: Tensor, # (n, e)
+    centres: Tensor, # (cells, e)
+) -> Tensor: # (n,) number of the centre with the largest product
+    "To which cell each vector belongs."
+    return torch.cat([(block @ centres.T).argmax(1) for block in v.split(16_384)])
+
+# %% ../nbs/09a_neighbours.ipynb #fb41c0c3
 def cell_centres(
     v: Tensor, # (n, e) of length 1
     cells: int,
@@ -190,9 +198,6 @@ def cell_centres(
         centres = torch.zeros_like(centres).index_add_(0, cell, v)
         centres = torch.nn.functional.normalize(centres, dim=1)
     return centres
-
-def nearest_centre(v: Tensor, centres: Tensor) -> Tensor: # (n,) number of the centre
-    return torch.cat([(block @ centres.T).argmax(1) for block in v.split(16_384)])
 
 # %% ../nbs/09a_neighbours.ipynb #0e1d555f
 class VectorCells:
@@ -219,7 +224,7 @@ class VectorCells:
         found = found[(found >= first) & (found < first + n)]
         return self.v[ids] @ self.v[found].T, found - first
 
-# %% ../nbs/09a_neighbours.ipynb #ebae2e6b
+# %% ../nbs/09a_neighbours.ipynb #9062d39c
 @dataclass(frozen=True)
 class NeighbourSettings:
     "What the similarity is made of. A weight of 0 leaves a part out."
@@ -229,7 +234,8 @@ class NeighbourSettings:
     from_power: float = 0.0 # a: exponent that holds back popular items of the history
     to_power: float = 0.1 # b: exponent that holds back popular candidates
     top: int = 300 # entries of the co-purchase part that a row keeps in each domain
-    own: float = 0.0 # weight of a repeat; without effect where repeats are no candidates
+    # weight of a repeat, in mean row sums of S; without effect where repeats are no candidates
+    own: float = 0.0
     own_recency: float = 1.0 # ρ of repeats; 1: old purchases are repeated as readily
     words: float = 0.0 # weight of the nearest titles by words
     words_power: float = 2.0 # their cosines are raised to this power
@@ -366,7 +372,7 @@ def history_weights(
     shape = (len(items), self.dataset.n_items + 1)
     return sparse.csr_matrix((weight, (row, items[row, place])), shape=shape)
 
-# %% ../nbs/09a_neighbours.ipynb #50f3a906
+# %% ../nbs/09a_neighbours.ipynb #e80bf068
 @patch
 def neighbour_scores(self: NeighbourScorer, histories: Tensor, domain: int) -> sparse.csr_matrix:
     "s of the equation, where it is not 0: (n, items of the domain)."
@@ -377,6 +383,7 @@ def neighbour_scores(self: NeighbourScorer, histories: Tensor, domain: int) -> s
         found = found + np.float32(self.own) * bought
     return found.tocsr()
 
+# %% ../nbs/09a_neighbours.ipynb #047fc1ed
 @patch
 def score(self: NeighbourScorer, histories: Tensor, domain: int) -> Tensor:
     "The score of each item of a domain after each history."
@@ -387,7 +394,7 @@ def score(self: NeighbourScorer, histories: Tensor, domain: int) -> Tensor:
     scores[row[positive], found.indices[positive]] = found.data[positive]
     return torch.from_numpy(scores).to(histories.device)
 
-# %% ../nbs/09a_neighbours.ipynb #7b222489
+# %% ../nbs/09a_neighbours.ipynb #e29d23e4
 @patch
 def own_weight(self: NeighbourParts, s: NeighbourSettings, together: sparse.csr_matrix) -> float:
     "o of the equation."
@@ -395,6 +402,7 @@ def own_weight(self: NeighbourParts, s: NeighbourSettings, together: sparse.csr_
         return 0.0
     return float(s.own * together.sum() / self.dataset.n_items)
 
+# %% ../nbs/09a_neighbours.ipynb #40745c5e
 @patch
 def scorer(self: NeighbourParts, s: NeighbourSettings) -> NeighbourScorer:
     "The scorer of some settings."
@@ -440,9 +448,9 @@ def coordinate_search(
                     best = other
     return best, tried[best], tried
 
-# %% ../nbs/09a_neighbours.ipynb #bc51a135
+# %% ../nbs/09a_neighbours.ipynb #331faf7a
 ORDER_SPACE = {
-    "own": (0.0, 0.5, 1.0, 2.0, 4.0, 8.0, 16.0),
+    "own": (0.0, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 4.0),
     "own_recency": (0.8, 0.9, 1.0),
     "from_power": (0.0, 0.1, 0.2, 0.3, 0.5, 0.7),
     "to_power": (0.0, 0.05, 0.1, 0.15, 0.2, 0.3, 0.5),
@@ -477,12 +485,12 @@ def search_task(
     split = task.split | {"train": train}
     return replace(task, split=split), Ranges(valid.user[row], valid.start[row], stop).sample(n)
 
-# %% ../nbs/09a_neighbours.ipynb #b527cc37
+# %% ../nbs/09a_neighbours.ipynb #ae063bd1
 class Neighbours(Method):
     "Item-to-item neighbours of several parts, with settings chosen on valid users."
     def default_settings(self, task: Task, profile: str = "quick") -> NeighbourSettings:
         "Where the search starts; few trials in the profile `smoke`."
-        s = NeighbourSettings(own=0.0 if task.exclude_seen else 4.0)
+        s = NeighbourSettings(own=0.0 if task.exclude_seen else 0.1)
         if "words" in self.space:
             s = replace(s, words=0.5, vectors=0.2, pictures=0.1)
         return replace(s, trials=12) if profile == "smoke" else s
@@ -500,15 +508,17 @@ def usable_space(self: Neighbours, parts: NeighbourParts) -> dict: # setting →
     absent = {"own", "words", "vectors", "pictures"} - set(parts.available())
     return {name: values for name, values in self.space.items() if name.split("_")[0] not in absent}
 
-# %% ../nbs/09a_neighbours.ipynb #87e3040b
+# %% ../nbs/09a_neighbours.ipynb #9850a5d6
 @patch
 def search(self: Neighbours, parts: NeighbourParts, start: NeighbourSettings) -> tuple:
     "Coordinate search on a sample of the valid users; returns what `coordinate_search` does."
     task, watched = search_task(parts.task, start.valid_cases)
     parts = parts.counted_on(task)
+    blocks = [b for domain in (0, 1) for b in task.blocks(watched, domain, 128)]
     def valid_mrr(s):
-        ranks = task.rank(parts.scorer(s), watched, sampled=False, what=self.name)
-        return per_user(ranks["rank"], "mrr").mean()
+        scorer = parts.scorer(s)
+        ranks = [task.block_ranks(scorer, watched, b, "cpu", False)["rank"] for b in blocks]
+        return per_user(np.concatenate(ranks), "mrr").mean()
     return coordinate_search(valid_mrr, start, self.usable_space(parts), start.trials,
                              start.least_gain)
 
@@ -526,7 +536,7 @@ def fit(self: Neighbours, task: Task, settings=None, folder=None, device="auto")
     scorer.notes = chosen | notes | {"entries": scorer.similarity.nnz}
     return scorer
 
-# %% ../nbs/09a_neighbours.ipynb #2e1b7ad2
+# %% ../nbs/09a_neighbours.ipynb #f380ad91
 @patch
 def save(self: Neighbours, scorer: NeighbourScorer, folder) -> None:
     "Write the sparse similarity as three arrays, with the counts; the rest as json."
@@ -537,6 +547,7 @@ def save(self: Neighbours, scorer: NeighbourScorer, folder) -> None:
     about = {name: getattr(scorer, name) for name in names}
     write_json(Path(folder)/"neighbours.json", about)
 
+# %% ../nbs/09a_neighbours.ipynb #491f483c
 @patch
 def load(self: Neighbours, folder, task: Task, device="auto") -> NeighbourScorer:
     "Read what `save` wrote."
