@@ -60,7 +60,7 @@ def measure(n: int, users: int) -> list:
         began = time.perf_counter()
         made = make()
         seconds = time.perf_counter() - began
-        rows.append({"step": name, "items": n, "users": users, "seconds": round(seconds, 1), "peak GiB": peak_gib()})
+        rows.append({"step": name, "items": n, "users": users, "seconds": round(seconds, 2), "peak GiB": peak_gib()})
         print(rows[-1], flush=True)
         return made
 
@@ -75,7 +75,7 @@ def measure(n: int, users: int) -> list:
             scorer.score(task.histories(some, block.rows, 50), block.domain)
 
     step("1,000 users scored", score)
-    rows[-1] |= {"users/s": round(1000 / max(rows[-1]["seconds"], 1e-9)), "entries": scorer.similarity.nnz}
+    rows[-1] |= {"users/s": round(1000 / max(rows[-1]["seconds"], 0.01)), "entries": scorer.similarity.nnz}
     return rows
 
 

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['ORDER_SPACE', 'TEXT_SPACE', 'ordered_pairs', 'keep_strongest', 'nearest_items', 'title_words', 'word_vectors',
-           'word_neighbours', 'vector_neighbours', 'cell_centres', 'nearest_centre', 'VectorCells', 'NeighbourSettings',
+           'word_neighbours', 'vector_neighbours', 'nearest_centre', 'cell_centres', 'VectorCells', 'NeighbourSettings',
            'NeighbourParts', 'NeighbourScorer', 'coordinate_search', 'search_task', 'Neighbours']
 
 # %% ../nbs/09a_neighbours.ipynb #d93f0637
@@ -174,6 +174,14 @@ def vector_neighbours(
         return v[ids] @ v[first:first + n].T
     return nearest_items(similar, np.flatnonzero(has), dataset, nearest)
 
+# %% ../nbs/09a_neighbours.ipynb #6aa54271
+def nearest_centre(
+    v: Tensor, # (n, e)
+    centres: Tensor, # (cells, e)
+) -> Tensor: # (n,) number of the centre with the largest product
+    "To which cell each vector belongs."
+    return torch.cat([(block @ centres.T).argmax(1) for block in v.split(16_384)])
+
 # %% ../nbs/09a_neighbours.ipynb #fb41c0c3
 def cell_centres(
     v: Tensor, # (n, e) of length 1
@@ -190,10 +198,6 @@ def cell_centres(
         centres = torch.zeros_like(centres).index_add_(0, cell, v)
         centres = torch.nn.functional.normalize(centres, dim=1)
     return centres
-
-# %% ../nbs/09a_neighbours.ipynb #8fe98d04
-def nearest_centre(v: Tensor, centres: Tensor) -> Tensor: # (n,) number of the centre
-    return torch.cat([(block @ centres.T).argmax(1) for block in v.split(16_384)])
 
 # %% ../nbs/09a_neighbours.ipynb #0e1d555f
 class VectorCells:
@@ -220,7 +224,7 @@ class VectorCells:
         found = found[(found >= first) & (found < first + n)]
         return self.v[ids] @ self.v[found].T, found - first
 
-# %% ../nbs/09a_neighbours.ipynb #ebae2e6b
+# %% ../nbs/09a_neighbours.ipynb #9062d39c
 @dataclass(frozen=True)
 class NeighbourSettings:
     "What the similarity is made of. A weight of 0 leaves a part out."
@@ -230,7 +234,8 @@ class NeighbourSettings:
     from_power: float = 0.0 # a: exponent that holds back popular items of the history
     to_power: float = 0.1 # b: exponent that holds back popular candidates
     top: int = 300 # entries of the co-purchase part that a row keeps in each domain
-    own: float = 0.0 # weight of a repeat; without effect where repeats are no candidates
+    # weight of a repeat, in mean row sums of S; without effect where repeats are no candidates
+    own: float = 0.0
     own_recency: float = 1.0 # ρ of repeats; 1: old purchases are repeated as readily
     words: float = 0.0 # weight of the nearest titles by words
     words_power: float = 2.0 # their cosines are raised to this power
@@ -443,9 +448,9 @@ def coordinate_search(
                     best = other
     return best, tried[best], tried
 
-# %% ../nbs/09a_neighbours.ipynb #bc51a135
+# %% ../nbs/09a_neighbours.ipynb #331faf7a
 ORDER_SPACE = {
-    "own": (0.0, 0.5, 1.0, 2.0, 4.0, 8.0, 16.0),
+    "own": (0.0, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 4.0),
     "own_recency": (0.8, 0.9, 1.0),
     "from_power": (0.0, 0.1, 0.2, 0.3, 0.5, 0.7),
     "to_power": (0.0, 0.05, 0.1, 0.15, 0.2, 0.3, 0.5),
@@ -480,12 +485,12 @@ def search_task(
     split = task.split | {"train": train}
     return replace(task, split=split), Ranges(valid.user[row], valid.start[row], stop).sample(n)
 
-# %% ../nbs/09a_neighbours.ipynb #b527cc37
+# %% ../nbs/09a_neighbours.ipynb #ae063bd1
 class Neighbours(Method):
     "Item-to-item neighbours of several parts, with settings chosen on valid users."
     def default_settings(self, task: Task, profile: str = "quick") -> NeighbourSettings:
         "Where the search starts; few trials in the profile `smoke`."
-        s = NeighbourSettings(own=0.0 if task.exclude_seen else 4.0)
+        s = NeighbourSettings(own=0.0 if task.exclude_seen else 0.1)
         if "words" in self.space:
             s = replace(s, words=0.5, vectors=0.2, pictures=0.1)
         return replace(s, trials=12) if profile == "smoke" else s
@@ -503,15 +508,17 @@ def usable_space(self: Neighbours, parts: NeighbourParts) -> dict: # setting →
     absent = {"own", "words", "vectors", "pictures"} - set(parts.available())
     return {name: values for name, values in self.space.items() if name.split("_")[0] not in absent}
 
-# %% ../nbs/09a_neighbours.ipynb #87e3040b
+# %% ../nbs/09a_neighbours.ipynb #9850a5d6
 @patch
 def search(self: Neighbours, parts: NeighbourParts, start: NeighbourSettings) -> tuple:
     "Coordinate search on a sample of the valid users; returns what `coordinate_search` does."
     task, watched = search_task(parts.task, start.valid_cases)
     parts = parts.counted_on(task)
+    blocks = [b for domain in (0, 1) for b in task.blocks(watched, domain, 128)]
     def valid_mrr(s):
-        ranks = task.rank(parts.scorer(s), watched, sampled=False, what=self.name)
-        return per_user(ranks["rank"], "mrr").mean()
+        scorer = parts.scorer(s)
+        ranks = [task.block_ranks(scorer, watched, b, "cpu", False)["rank"] for b in blocks]
+        return per_user(np.concatenate(ranks), "mrr").mean()
     return coordinate_search(valid_mrr, start, self.usable_space(parts), start.trials,
                              start.least_gain)
 
