@@ -57,7 +57,7 @@ def test_ranks_are_those_of_a_slow_loop(smoke_run):
 def test_report_says_what_matters(smoke_run):
     run = open_run(smoke_run, "shop", "smoke", 0, "cpu")
     page = render_report(run, smoke_run/"notebooks"/"11_report.ipynb").read_text(encoding="utf-8")
-    for text in ("is first of 4 under full ranking", "Each domain", "food: 93 users",
+    for text in ("is first of 6 under full ranking", "Each domain", "food: 93 users",
                  "Among 999 sampled negatives", "HR@10", "NDCG@5", "oracle", "purchases per user",
                  "usion weights", "encoded by llm-emf-small", "data:image/png;base64",
                  "llm-emf train --method llm-emf"):
