@@ -40,7 +40,7 @@ test: $(READY)
 	@$(BIN)/ruff check -q --select F821,F811,F401 benchmarks .ci
 	@$(BIN)/ruff check -q --select F821,E501 --line-length 100 nbs
 	@echo "== 3/4 the notebooks' own tests"
-	@$(BIN)/nbdev_test --n_workers 1 --timing
+	@OMP_NUM_THREADS=1 $(BIN)/nbdev_test --n_workers 2 --timing
 	@echo "== 4/4 tests/: every notebook by papermill (profile smoke), command line, faults, site"
 	@$(BIN)/python -m pytest tests -q -m "not slow" --durations=15
 
