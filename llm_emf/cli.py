@@ -151,11 +151,12 @@ def reopen(out: str, device: str = "auto"): # the `Run`
     check_inputs(run, [run.stage("prepare")])
     return run
 
-# %% ../nbs/12_cli.ipynb #ec25add0
+# %% ../nbs/12_cli.ipynb #6e2051c5
 def run_report(run, path=None) -> None:
     "Execute notebook 11 on a run, render it, and print the short table."
     import pandas as pd
-    from llm_emf.report import render_report, short_table
+    from llm_emf.report import collect_ranks, render_report, short_table
+    collect_ranks(run)                 # refuses a run without ranks now, not in the notebook
     path = path or notebook_folder()/"11_report.ipynb"
     executed = run.path/"notebooks"/Path(path).name
     run_notebook(path, executed, notebook_parameters(run), stream=sys.stderr)
