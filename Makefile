@@ -36,8 +36,8 @@ test: $(READY)
 	@$(BIN)/python tests/in_step.py
 	@echo "== 2/4 names, statements, widths"
 	@$(BIN)/ruff check -q --select F821,F811,F401,E701,E702,E703 llm_emf
-	@$(BIN)/ruff check -q --select F821,F811,F401,E501,E701,E702,E703 --line-length 100 tests
-	@$(BIN)/ruff check -q --select F821,F811,F401 benchmarks .ci
+	@$(BIN)/ruff check -q --select F821,F811,F401,E501,E701,E702,E703 --line-length 100 tests benchmarks
+	@$(BIN)/ruff check -q --select F821,F811,F401 .ci
 	@$(BIN)/ruff check -q --select F821,E501 --line-length 100 nbs
 	@echo "== 3/4 the notebooks' own tests"
 	@OMP_NUM_THREADS=1 $(BIN)/nbdev_test --n_workers 2 --timing

@@ -27,7 +27,9 @@ def zipf(rng, n: int, size: int) -> np.ndarray:
 def drawn_titles(rng, n: int) -> list:
     "n titles of four to fifteen words, out of a vocabulary that grows with the catalogue."
     length = rng.integers(4, 16, n)
-    words = np.array([f"w{k}" for k in range(25_000 + n // 4)])[zipf(rng, 25_000 + n // 4, length.sum())]
+    different = 25_000 + n // 4
+    vocabulary = np.array([f"w{k}" for k in range(different)])
+    words = vocabulary[zipf(rng, different, length.sum())]
     return [" ".join(title) for title in np.split(words, np.cumsum(length)[:-1])]
 
 
@@ -37,17 +39,20 @@ def drawn_data(n: int, users: int, mean_length: int = 8) -> Dataset:
     length = 3 + rng.poisson(mean_length - 3, users)
     order = rng.permutation(n)
     items = pd.DataFrame({"item_id": np.arange(1, n + 1), "asin": np.arange(n).astype(str),
-                          "domain": np.repeat(["x", "y"], [n // 2, n - n // 2]), "title": drawn_titles(rng, n)})
+                          "domain": np.repeat(["x", "y"], [n // 2, n - n // 2]),
+                          "title": drawn_titles(rng, n)})
     bought = 1 + order[zipf(rng, n, length.sum())].astype(np.int32)
     names = np.arange(users).astype(str)
-    return Dataset("drawn", ("x", "y"), items, names, np.zeros(users, np.int8), bought, np.r_[0, np.cumsum(length)])
+    offset = np.r_[0, np.cumsum(length)]
+    return Dataset("drawn", ("x", "y"), items, names, np.zeros(users, np.int8), bought, offset)
 
 
 def drawn_vectors(n: int, e: int = 384, centres: int = 20_000) -> Features:
     rng = np.random.default_rng(1)
     centre = rng.standard_normal((centres, e), dtype=np.float32)
     v = centre[rng.integers(centres, size=n + 1)]
-    for rows in np.array_split(np.arange(n + 1), 50): v[rows] += rng.standard_normal((len(rows), e), dtype=np.float32)
+    for rows in np.array_split(np.arange(n + 1), 50):
+        v[rows] += rng.standard_normal((len(rows), e), dtype=np.float32)
     return Features({"tex": v}, {"tex": np.arange(n + 1) > 0})
 
 
@@ -60,7 +65,8 @@ def measure(n: int, users: int) -> list:
         began = time.perf_counter()
         made = make()
         seconds = time.perf_counter() - began
-        rows.append({"step": name, "items": n, "users": users, "seconds": round(seconds, 2), "peak GiB": peak_gib()})
+        rows.append({"step": name, "items": n, "users": users, "seconds": round(seconds, 2),
+                     "peak GiB": peak_gib()})
         print(rows[-1], flush=True)
         return made
 
@@ -75,7 +81,8 @@ def measure(n: int, users: int) -> list:
             scorer.score(task.histories(some, block.rows, 50), block.domain)
 
     step("1,000 users scored", score)
-    rows[-1] |= {"users/s": round(1000 / max(rows[-1]["seconds"], 0.01)), "entries": scorer.similarity.nnz}
+    rows[-1] |= {"users/s": round(1000 / max(rows[-1]["seconds"], 0.01)),
+                 "entries": scorer.similarity.nnz}
     return rows
 
 
@@ -85,5 +92,6 @@ if __name__ == "__main__":
     large = measure(1_000_000, 1_000_000)
     seconds = [sum(r["seconds"] for r in rows if "users/s" not in r) for rows in (small, large)]
     growth = (1_000_000 / 36_298) / (seconds[1] / seconds[0])
-    finish("neighbours_scale", small + large, growth, ratio_means="items per second of building, 1,000,000 items against 36,298",
+    finish("neighbours_scale", small + large, growth,
+           ratio_means="items per second of building, 1,000,000 items against 36,298",
            seconds={"36,298 items": round(seconds[0], 1), "1,000,000 items": round(seconds[1], 1)})
