@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['METHODS', 'find_method', 'compare_methods', 'profile_methods', 'load_scorer']
 
-# %% ../nbs/09z_methods.ipynb #78ea1384
+# %% ../nbs/09z_methods.ipynb #f1d464ed
 from difflib import get_close_matches
 
 import pandas as pd
@@ -16,7 +16,7 @@ from .metrics import summarise
 from .model import VARIANTS
 from .neighbours import ORDER_SPACE, TEXT_SPACE, Neighbours
 from .sequential import SEQUENTIAL
-from .task import Method, Task, load_task
+from .task import Method, Task, load_task, trained_stage
 from .train import ModelMethod
 
 # %% ../nbs/09z_methods.ipynb #eba6fb24
@@ -67,11 +67,8 @@ def profile_methods(run: Run) -> list: # of names, in the order of the table
     ids_alone = "id" if run.dataset == "shop" else "sasrec"
     return [name for name in METHODS if name in ("popularity", "item-knn", "llm-emf", ids_alone)]
 
-# %% ../nbs/09z_methods.ipynb #f00f4f91
+# %% ../nbs/09z_methods.ipynb #495ba9f7
 def load_scorer(run: Run, name: str):
     "The scorer that `train_method` kept in a run. Raises `InputError` if there is none."
-    method, folder = find_method(name), run.path/f"train-{name}"
-    if not (folder/"manifest.json").exists():
-        raise InputError(f"{name} has not been trained in {run.path}. Run llm-emf train "
-                         f"--method {name} --out {run.path}")
+    method, folder = find_method(name), trained_stage(run, name)
     return method.load(folder, load_task(run), run.device)

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['Scorer', 'no_features', 'Task', 'make_task', 'feature_stage', 'load_task', 'put_last', 'Block', 'Method',
-           'method_inputs', 'train_method', 'evaluate_method']
+           'method_inputs', 'train_method', 'trained_stage', 'evaluate_method']
 
 # %% ../nbs/07a_task.ipynb #b909afe3
 import re
@@ -252,13 +252,19 @@ def train_method(
         make(run.path/f"{name}.partial")
     return run.path/name
 
-# %% ../nbs/07a_task.ipynb #3caac0ff
+# %% ../nbs/07a_task.ipynb #5e13f820
+def trained_stage(run: Run, name: str) -> Path: # the folder that `train_method` made
+    "Where a method was kept. Raises `InputError` if it has not been trained in this run."
+    folder = run.path/f"train-{name}"
+    if not (folder/"manifest.json").exists():
+        raise InputError(f"{name} has not been trained in {run.path}. Run llm-emf train "
+                         f"--method {name} --out {run.path}")
+    return folder
+
+# %% ../nbs/07a_task.ipynb #1ef5230c
 def evaluate_method(run: Run, method: Method) -> Path: # the stage's folder: ranks.parquet
     "Stage: the ranks of all test cases by a method that has been trained."
-    task, trained = load_task(run), run.path/f"train-{method.name}"
-    if not (trained/"manifest.json").exists():
-        raise InputError(f"{method.name} has not been trained in {run.path}. Run llm-emf train "
-                         f"--method {method.name} --out {run.path}")
+    task, trained = load_task(run), trained_stage(run, method.name)
     used = read_json(trained/"manifest.json")["key"]
     inputs = [run.path/name for name in used["inputs"]] + [trained]
     def make(folder):
