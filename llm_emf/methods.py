@@ -11,6 +11,7 @@ from difflib import get_close_matches
 import pandas as pd
 
 from .baselines import ItemKNN, Popularity
+from .c2dsr import C2DSR_METHOD
 from .core import InputError, Run
 from .metrics import summarise
 from .model import VARIANTS
@@ -32,6 +33,7 @@ METHODS: dict[str, Method] = {m.name: m for m in [
     Neighbours("item-knn-text", "item-kNN, order and text", space=TEXT_SPACE),
     *map(_variant, VARIANTS),
     *SEQUENTIAL,
+    C2DSR_METHOD,
 ]}
 
 # %% ../nbs/09z_methods.ipynb #5077e3ea
