@@ -5,22 +5,23 @@
 # %% auto #0
 __all__ = ['METHODS', 'find_method', 'compare_methods', 'profile_methods', 'load_scorer']
 
-# %% ../nbs/09z_methods.ipynb #f1d464ed
+# %% ../nbs/09z_methods.ipynb #23520985
 from difflib import get_close_matches
 
 import pandas as pd
 
+from .abxi import ABXI
 from .baselines import ItemKNN, Popularity
 from .c2dsr import C2DSR_METHOD
 from .core import InputError, Run
 from .metrics import summarise
 from .model import VARIANTS
 from .neighbours import ORDER_SPACE, TEXT_SPACE, Neighbours
-from .sequential import SEQUENTIAL
+from .sequential import SEQUENTIAL, SequenceMethod
 from .task import Method, Task, load_task, trained_stage
 from .train import ModelMethod
 
-# %% ../nbs/09z_methods.ipynb #eba6fb24
+# %% ../nbs/09z_methods.ipynb #0b1f6e06
 def _variant(name: str) -> ModelMethod:
     "A variant of notebook 06 as a method."
     family = "baseline" if name.startswith("sasrec") else "paper"
@@ -33,6 +34,7 @@ METHODS: dict[str, Method] = {m.name: m for m in [
     Neighbours("item-knn-text", "item-kNN, order and text", space=TEXT_SPACE),
     *map(_variant, VARIANTS),
     *SEQUENTIAL,
+    SequenceMethod("abxi", "ABXI", network=ABXI),
     C2DSR_METHOD,
 ]}
 
