@@ -27,7 +27,8 @@ import pandas as pd
 import torch
 from common import finish, print_table
 
-from llm_emf.core import open_run, progress, repair_torchvision
+from llm_emf.core import progress, repair_torchvision
+from llm_emf.cli import reopen
 from llm_emf.data import flat_positions, shop_dataset, windows
 from llm_emf.methods import find_method
 from llm_emf.metrics import PROTOCOLS, bootstrap, per_user
@@ -208,7 +209,7 @@ def table(name, ours, theirs): # lists of ranks, one a seed → rows
     return rows
 
 
-def parse():
+def parse(arguments=None):
     "The command line."
     parser = argparse.ArgumentParser(description=__doc__,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -223,13 +224,13 @@ def parse():
         parser.add_argument(f"--{name}", type=int, default=value)
     parser.add_argument("--dropout", type=float, default=0.2)
     parser.add_argument("--only-print", action="store_true", help="leave benchmarks/results alone")
-    return parser.parse_args()
+    return parser.parse_args(arguments)
 
 
-def main(options):
+def main(options): # the rows of the table
     "Fit, rank, compare."
     if options.out:
-        task = load_task(open_run(options.out))
+        task = load_task(reopen(options.out))
     else:
         task = make_task(shop_dataset(ShopSettings(users=options.users))[0])
     rows, notes = [], []
@@ -238,13 +239,15 @@ def main(options):
         rows += table(name, [s[0] for s in seeds], [s[1] for s in seeds])
         notes += [s[2] for s in seeds]
     if options.only_print:
-        return print_table(rows)
+        print_table(rows)
+        return rows
     at = next(r for r in rows if r["model, protocol, domain"].endswith("full, all"))
     name = "against_rectools" + (f"_{task.dataset.name}" if options.out else "")
     finish(name, rows, at["ours MRR %"]/at["RecTools MRR %"], notes=notes, split=task.how,
            ratio_means=f"MRR of our {options.models[0]} over RecTools', full ranking",
            settings={m: asdict(settings_of(m, task, options)) for m in options.models},
            versions={p: version(p) for p in ("rectools", "pytorch_lightning", "numpy", "pandas")})
+    return rows
 
 
 if __name__ == "__main__":
