@@ -388,7 +388,7 @@ class GRU4Rec(SequenceModel):
         rows = torch.arange(len(items), device=items.device)
         return self.states(items)[rows, (n - 1).clamp(min=0)] * (n > 0)[:, None]
 
-# %% ../nbs/09b_sequential.ipynb #e79d9717
+# %% ../nbs/09b_sequential.ipynb #54e9417c
 @dataclass(frozen=True)
 class BERTSettings(SequenceSettings):
     "Settings of BERT4Rec."
@@ -397,6 +397,9 @@ class BERTSettings(SequenceSettings):
     hidden: int = 128 # width of the feed-forward layers, ≥ 1
     masked: float = 0.3 # ρ, the share of items that is hidden, in (0, 1]; the paper: 0.2 to 0.6
     last_only: float = 0.1 # share of the training rows whose last item alone is hidden, in [0, 1]
+    # length of the positions' vectors beside the items' when training begins, > 0; for the reason
+    # of the default see the table above
+    position_scale: float = 0.25
 
     def __post_init__(self):
         super().__post_init__()
@@ -406,6 +409,8 @@ class BERTSettings(SequenceSettings):
         _check(self, "masked", _number(self, "masked") and 0 < self.masked <= 1, "in (0, 1]")
         last_only = _number(self, "last_only") and 0 <= self.last_only <= 1
         _check(self, "last_only", last_only, "in [0, 1]")
+        positive = _number(self, "position_scale") and self.position_scale > 0
+        _check(self, "position_scale", positive, "a number above 0")
 
 # %% ../nbs/09b_sequential.ipynb #01df3b1f
 def draw_masks(
@@ -421,7 +426,7 @@ def draw_masks(
     alone = (torch.rand(rows, device=items.device) < last_only) | ~chosen.any(1)
     return torch.where(alone[:, None], last, chosen)
 
-# %% ../nbs/09b_sequential.ipynb #5f121fa7
+# %% ../nbs/09b_sequential.ipynb #d1100ec0
 class BERT4Rec(SequenceModel):
     "Attention in both directions over the merged sequence of ids."
     Settings = BERTSettings
@@ -429,13 +434,12 @@ class BERT4Rec(SequenceModel):
     def __init__(self, settings: BERTSettings, n_items: int, n_x: int):
         super().__init__(settings, n_items, n_x, extra=1)
         s, self.mask = settings, n_items + 1 # the mask's row of the table
-        self.position = nn.Parameter(torch.randn(s.max_length, s.d)) # the scale of the items
+        self.position = nn.Parameter(s.position_scale * torch.randn(s.max_length, s.d))
         self.blocks = nn.ModuleList(
             nn.TransformerEncoderLayer(s.d, s.heads, s.hidden, s.dropout, "gelu",
                                        batch_first=True, norm_first=True)
             for _ in range(s.layers))
-        self.out = nn.Sequential(nn.LayerNorm(s.d), nn.Linear(s.d, s.d), nn.GELU(),
-                                 nn.LayerNorm(s.d))
+        self.norm = nn.LayerNorm(s.d)
 
     def states(self, items: Tensor) -> Tensor: # (batch, length, d) of length 1
         "The state at each place, the mask's places included."
@@ -445,7 +449,7 @@ class BERT4Rec(SequenceModel):
         x = F.dropout(x, self.settings.dropout, self.training)
         for block in self.blocks:
             x = block(x, src_key_padding_mask=items == 0)
-        return F.normalize(self.out(x), dim=-1)
+        return F.normalize(self.norm(x), dim=-1)
 
     def forward(self, items: Tensor, negatives=None) -> tuple: # summed loss; number of targets
         "The training loss: the hidden items are predicted."
