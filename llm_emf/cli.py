@@ -355,7 +355,7 @@ def methods() -> None:
     for method in METHODS.values():
         print(f"{method.name:<20} {method.family:<10} {method.label}")
 
-# %% ../nbs/12_cli.ipynb #f3ebd013
+# %% ../nbs/12_cli.ipynb #7823b024
 @command
 def train(
     out: Out,
@@ -377,13 +377,12 @@ def train(
     Example: llm-emf train --method item-knn --out runs/mine
     """
     from llm_emf.methods import find_method
-    from llm_emf.task import load_task, train_method
+    from llm_emf.task import load_task, run_settings, train_method
     chosen, run = find_method(method), reopen(out, device)
     short = {"epochs": epochs, "learning_rate": learning_rate, "d": d, "precision": precision}
     words = [f"{k}={v}" for k, v in short.items() if v is not None]
     words = " ".join([*words, settings]).strip()
-    defaults = chosen.default_settings(load_task(run), run.profile)
-    print(train_method(run, chosen, chosen.change(defaults, words)))
+    print(train_method(run, chosen, run_settings(run, chosen, load_task(run), words)))
 
 # %% ../nbs/12_cli.ipynb #c05b6880
 @command

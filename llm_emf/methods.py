@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['METHODS', 'find_method', 'compare_methods', 'profile_methods', 'load_scorer']
 
-# %% ../nbs/09z_methods.ipynb #f1d464ed
+# %% ../nbs/09z_methods.ipynb #153d7cd0
 from difflib import get_close_matches
 
 import pandas as pd
@@ -17,13 +17,13 @@ from .model import VARIANTS
 from .neighbours import ORDER_SPACE, TEXT_SPACE, Neighbours
 from .sequential import SEQUENTIAL
 from .task import Method, Task, load_task, trained_stage
-from .train import ModelMethod
+from .train import ModelMethod, variant_space
 
-# %% ../nbs/09z_methods.ipynb #eba6fb24
+# %% ../nbs/09z_methods.ipynb #b5b6c429
 def _variant(name: str) -> ModelMethod:
     "A variant of notebook 06 as a method."
     family = "baseline" if name.startswith("sasrec") else "paper"
-    return ModelMethod(name, VARIANTS[name].label, family)
+    return ModelMethod(name, VARIANTS[name].label, family, variant_space(name))
 
 METHODS: dict[str, Method] = {m.name: m for m in [
     Popularity("popularity", "popularity"),
