@@ -517,9 +517,9 @@ def load_model(folder, features: Features = None) -> LLMEMF: # in eval mode
     model.load_state_dict(load_file(folder/"model.safetensors"))
     return model.eval()
 
-# %% ../nbs/08_train.ipynb #bc54514a
+# %% ../nbs/08_train.ipynb #cca03233
 CORE_SPACE = {
-    "d": (32, 64, 128),
+    "d": (32, 64, 128, 256),
     "layers": (1, 2, 3),
     "dropout": (0.1, 0.2, 0.3, 0.4, 0.5, 0.6),
     "learning_rate": (0.0005, 0.001, 0.002, 0.003, 0.005, 0.01),
