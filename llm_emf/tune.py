@@ -240,7 +240,7 @@ class Tuning:
         "The start's values of the settings that are searched."
         return {name: setting_value(self.start, name) for name in self.space}
 
-# %% ../nbs/09y_tune.ipynb #27207bf0
+# %% ../nbs/09y_tune.ipynb #fe043621
 def begin_tuning(
     method: Method,
     task: Task,
@@ -250,7 +250,9 @@ def begin_tuning(
     device="auto",
     **more, # what else the trials are made of, see `tune`
 ) -> Tuning:
-    "Raises `InputError` for a wrong word in `fixed`, and for a wrong search space."
+    """Raises `InputError` for a wrong word in `fixed`, for a wrong search space, and if Optuna is
+    not installed."""
+    _optuna()
     parts = {part: task.split[part] for part in ("train", "valid")}
     start = method.change(method.default_settings(task, profile), method.trial_words)
     start = method.change(start, fixed)
@@ -328,7 +330,7 @@ def step(
                  round(time.monotonic() - began, 1), torch.get_num_threads(),
                  pick_device(self.device).type, note)
 
-# %% ../nbs/09y_tune.ipynb #fa516c81
+# %% ../nbs/09y_tune.ipynb #75db6846
 def _in_time(done: list, deadline: float) -> bool:
     return time.monotonic() + max((t.seconds for t in done), default=0) <= deadline
 
@@ -340,38 +342,38 @@ def tune(
 ) -> list: # of `Trial`
     "Make the missing trials; each is in the file when the next one begins."
     done = self.done()
-    bar = progress(None, f"tuning {self.method.name}", total=trials, unit="trial")
-    bar.update(min(len(done), trials))
     def show(text):
-        bar.set_postfix_str(f"best {100 * _best_mrr(done):.2f}%, now {text}")
-    while len(done) < trials and _in_time(done, deadline):
-        trial = self.step(done, show)
-        if trial is None:
-            break
-        append_trial(self.file, trial)
-        done.append(trial)
-        bar.update()
-    bar.close()
+        best = best_trial(done)
+        bar.set_postfix_str(text + (f", best {100 * best.mrr:.2f}%" if best else ""))
+    with progress(None, f"tuning {self.method.name}", total=trials, unit="trial") as bar:
+        bar.update(min(len(done), trials))
+        while len(done) < trials and _in_time(done, deadline):
+            trial = self.step(done, show)
+            if trial is None:
+                break
+            append_trial(self.file, trial)
+            done.append(trial)
+            bar.update()
     return done
 
-# %% ../nbs/09y_tune.ipynb #06c645ba
+# %% ../nbs/09y_tune.ipynb #879fc145
 def best_trial(trials: list) -> Trial: # None if none is complete
     "The complete trial with the best valid MRR; of equal ones the first."
     complete = [t for t in trials if t.state == "complete"]
     return max(complete, key=lambda t: t.mrr, default=None)
 
-def _best_mrr(trials: list) -> float: # not a number if no trial is complete
+# %% ../nbs/09y_tune.ipynb #710535f4
+def _best_mrr(trials: list) -> float: # in %; not a number if no trial is complete
     best = best_trial(trials)
-    return best.mrr if best else math.nan
+    return 100 * best.mrr if best else math.nan
 
-# %% ../nbs/09y_tune.ipynb #162bb056
 def _summary(trials: list) -> dict:
     best, states = best_trial(trials), [t.state for t in trials]
     start = next((t.mrr for t in trials if t.trial == 0), None)
     return {"method": trials[0].about["method"], "trials": len(trials),
             "pruned": states.count("pruned"), "failed": states.count("failed"),
             "defaults, %": math.nan if start is None else round(100 * start, 2),
-            "best, %": round(100 * _best_mrr(trials), 2),
+            "best, %": round(_best_mrr(trials), 2),
             "seconds": round(sum(t.seconds for t in trials)),
             "threads": "/".join(sorted({str(t.threads) for t in trials})),
             "device": "/".join(sorted({t.device for t in trials})),
@@ -384,7 +386,7 @@ def tuning_table(
     seconds of all trials together."""
     return pd.DataFrame([_summary(t) for t in trials if t]).set_index("method")
 
-# %% ../nbs/09y_tune.ipynb #72e40224
+# %% ../nbs/09y_tune.ipynb #6b4fcefc
 def _plot_method(ax, trials: list) -> None:
     looks = {"complete": ("o", "complete"), "pruned": ("x", "pruned: after its last epoch")}
     for state, (marker, label) in looks.items():
@@ -393,11 +395,11 @@ def _plot_method(ax, trials: list) -> None:
             mrr = [100 * t.mrr for t in of_state]
             ax.plot([t.trial for t in of_state], mrr, marker, color="#4c6a92", label=label)
     best = [_best_mrr(trials[:k]) for k in range(1, len(trials) + 1)]
-    ax.step([t.trial for t in trials], 100 * np.array(best), where="post", color="#333333", lw=1,
-            label="best so far")
+    numbers = [t.trial for t in trials]
+    ax.step(numbers, best, where="post", color="#333333", lw=1, label="best so far")
     failed = [t.trial for t in trials if t.state == "failed"]
     ax.plot(failed, [0] * len(failed), "|", color="#c0392b", ms=10)
-    ax.set_title(f"{trials[0].about['method']}: {100 * _best_mrr(trials):.2f}%", fontsize=10)
+    ax.set_title(f"{trials[0].about['method']}: {_best_mrr(trials):.2f}%", fontsize=10)
     ax.xaxis.get_major_locator().set_params(integer=True)
     tidy(ax)
 
@@ -460,7 +462,7 @@ def begin_run_tuning(
     tuning = begin_tuning(method, task, file, run.profile, fixed, run.device)
     return replace(tuning, about=tuning.about | _made_of(run, method, tuning.start))
 
-# %% ../nbs/09y_tune.ipynb #e8d1f641
+# %% ../nbs/09y_tune.ipynb #cfe03f94
 def tune_methods(
     run: Run,
     methods: list, # of `Method`
@@ -470,6 +472,7 @@ def tune_methods(
     fixed: str = "", # words of settings that all trials have
 ) -> list: # of lists of `Trial`, one a method
     "Tune methods on a run's data; the table and the figure go into the run folder."
+    import matplotlib.pyplot as plt
     if processes(run.device).num_processes > 1:
         raise InputError("tuning runs in one process; give each GPU a method of its own: "
                          "llm-emf tune --method NAME --device cuda:N")
@@ -478,5 +481,7 @@ def tune_methods(
     found = [tuning.tune(trials, deadline) for tuning in tunings]
     if any(found):
         tuning_table(found).to_csv(run.path/"tuning.csv")
-        plot_trials(found).savefig(run.path/"tuning.png", dpi=150)
+        figure = plot_trials(found)
+        figure.savefig(run.path/"tuning.png", dpi=150)
+        plt.close(figure)
     return found
