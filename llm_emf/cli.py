@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['app', 'Out', 'NewOut', 'DatasetName', 'Profile', 'Seed', 'Device', 'MethodName', 'notebook_folder',
            'numbered_notebooks', 'run_notebook', 'command', 'options_of_all', 'default_out', 'reopen', 'run_report',
-           'notebook_parameters', 'reproduce', 'prepare', 'enrich', 'pictures', 'encode', 'methods', 'train',
+           'notebook_parameters', 'reproduce', 'prepare', 'enrich', 'pictures', 'encode', 'methods', 'train', 'tune',
            'evaluate', 'report', 'main']
 
 # %% ../nbs/12_cli.ipynb #aea26fe6
@@ -30,11 +30,11 @@ def notebook_folder() -> Path:
     raise InputError("the notebooks are not part of this installation; "
                      "install llm-emf from its wheel or from a clone")
 
-# %% ../nbs/12_cli.ipynb #6b0a3f8c
+# %% ../nbs/12_cli.ipynb #e592d3e5
 def numbered_notebooks() -> list: # of paths
-    "The notebooks that make a reproduction, in order; this one is not run by itself."
+    "The notebooks that make a reproduction, in order: all but this one and that of tuning."
     found = sorted(notebook_folder().glob("[0-9]*.ipynb"))
-    return [path for path in found if not path.stem.endswith("_cli")]
+    return [path for path in found if not path.stem.endswith(("_cli", "_tune"))]
 
 # %% ../nbs/12_cli.ipynb #63376544
 def _known_parameters(path: Path, parameters: dict) -> dict:
@@ -355,7 +355,7 @@ def methods() -> None:
     for method in METHODS.values():
         print(f"{method.name:<20} {method.family:<10} {method.label}")
 
-# %% ../nbs/12_cli.ipynb #f3ebd013
+# %% ../nbs/12_cli.ipynb #7823b024
 @command
 def train(
     out: Out,
@@ -377,13 +377,54 @@ def train(
     Example: llm-emf train --method item-knn --out runs/mine
     """
     from llm_emf.methods import find_method
-    from llm_emf.task import load_task, train_method
+    from llm_emf.task import load_task, run_settings, train_method
     chosen, run = find_method(method), reopen(out, device)
     short = {"epochs": epochs, "learning_rate": learning_rate, "d": d, "precision": precision}
     words = [f"{k}={v}" for k, v in short.items() if v is not None]
     words = " ".join([*words, settings]).strip()
-    defaults = chosen.default_settings(load_task(run), run.profile)
-    print(train_method(run, chosen, chosen.change(defaults, words)))
+    print(train_method(run, chosen, run_settings(run, chosen, load_task(run), words)))
+
+# %% ../nbs/12_cli.ipynb #6516247e
+def _tunable(run, names): # the methods to tune
+    from llm_emf.methods import find_method, profile_methods
+    if names:
+        return [find_method(name) for name in names]
+    return [m for m in map(find_method, profile_methods(run)) if m.space]
+
+@command
+def tune(
+    out: Out,
+    method: Annotated[list[str] | None, typer.Option(
+        autocompletion=_method_names, show_default="those of the profile",
+        help="A method's name; may be given several times.")] = None,
+    trials: Annotated[int, typer.Option(min=1, help="Of each method, earlier ones included.")] = 12,
+    minutes: Annotated[float, typer.Option(min=0, show_default="no limit", help=(
+        "Begin no trial that would end later, counted from the start."))] = float("inf"),
+    file: Annotated[str, typer.Option(show_default="tuning/<dataset>.jsonl", help=(
+        "Where the trials are kept; those that are there count."))] = "",
+    settings: Annotated[str, typer.Option(help=(
+        "Settings that all trials have, e.g. \"epochs=6\"."))] = "",
+    save: Annotated[bool, typer.Option("--save", help=(
+        "Make the best settings of methods with enough trials the data set's defaults."))] = False,
+    save_for: Annotated[str, typer.Option(show_default="the run's", help=(
+        "With --save: the data set whose defaults they become."))] = "",
+    device: Device = "auto",
+) -> None:
+    """Choose settings on the valid users, with equally many trials for each method.
+
+    Killed or out of time, the same command goes on where it was.
+
+    Example: llm-emf tune --out runs/mine --method sasrec --method gru4rec --minutes 60
+    """
+    from llm_emf.tune import save_tuned, tune_methods, tuning_table
+    run = reopen(out, device)
+    found = tune_methods(run, _tunable(run, method), trials, minutes, file, settings)
+    if any(found):
+        print(f"\n{tuning_table(found).to_string()}\n\nFigure: {run.path/'tuning.png'}")
+    enough = [t for t in found if len(t) >= trials]
+    if save or save_for:
+        saved = ", ".join(save_tuned(enough, save_for)) or "no method: not enough trials"
+        print(f"Saved as defaults: {saved}")
 
 # %% ../nbs/12_cli.ipynb #c05b6880
 @command

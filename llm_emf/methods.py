@@ -19,13 +19,13 @@ from .model import VARIANTS
 from .neighbours import ORDER_SPACE, TEXT_SPACE, Neighbours
 from .sequential import SEQUENTIAL, SequenceMethod
 from .task import Method, Task, load_task, trained_stage
-from .train import ModelMethod
+from .train import ModelMethod, variant_space
 
 # %% ../nbs/09z_methods.ipynb #0b1f6e06
 def _variant(name: str) -> ModelMethod:
     "A variant of notebook 06 as a method."
     family = "baseline" if name.startswith("sasrec") else "paper"
-    return ModelMethod(name, VARIANTS[name].label, family)
+    return ModelMethod(name, VARIANTS[name].label, family, variant_space(name))
 
 METHODS: dict[str, Method] = {m.name: m for m in [
     Popularity("popularity", "popularity"),

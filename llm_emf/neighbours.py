@@ -485,9 +485,11 @@ def search_task(
     split = task.split | {"train": train}
     return replace(task, split=split), Ranges(valid.user[row], valid.start[row], stop).sample(n)
 
-# %% ../nbs/09a_neighbours.ipynb #ae063bd1
+# %% ../nbs/09a_neighbours.ipynb #be49570a
 class Neighbours(Method):
     "Item-to-item neighbours of several parts, with settings chosen on valid users."
+    trial_words = "trials=0" # `llm-emf tune` takes the place of the search
+
     def default_settings(self, task: Task, profile: str = "quick") -> NeighbourSettings:
         "Where the search starts; few trials in the profile `smoke`."
         s = NeighbourSettings(own=0.0 if task.exclude_seen else 0.1)

@@ -154,4 +154,4 @@ def test_installed_wheel_runs_without_the_clone(wheel, tmp_path):
     done = subprocess.run([sys.executable, "-c", ALONE], cwd=tmp_path, capture_output=True,
                           env={"PYTHONPATH": str(tmp_path/"site"), "PATH": ""}, text=True)
     assert done.returncode == 0, done.stderr
-    assert int(done.stdout.split()[-1]) == len(NOTEBOOKS) - 1, "all but the command line's"
+    assert int(done.stdout.split()[-1]) == len(NOTEBOOKS) - 2, "all but tuning and command line"
