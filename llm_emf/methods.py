@@ -10,14 +10,14 @@ from difflib import get_close_matches
 
 import pandas as pd
 
-from .abxi import ABXI
+from .abxi import ABXI_METHOD
 from .baselines import ItemKNN, Popularity
 from .c2dsr import C2DSR_METHOD
 from .core import InputError, Run
 from .metrics import summarise
 from .model import VARIANTS
 from .neighbours import ORDER_SPACE, TEXT_SPACE, Neighbours
-from .sequential import SEQUENTIAL, SequenceMethod
+from .sequential import SEQUENTIAL
 from .task import Method, Task, load_task, trained_stage
 from .train import ModelMethod, variant_space
 
@@ -34,7 +34,7 @@ METHODS: dict[str, Method] = {m.name: m for m in [
     Neighbours("item-knn-text", "item-kNN, order and text", space=TEXT_SPACE),
     *map(_variant, VARIANTS),
     *SEQUENTIAL,
-    SequenceMethod("abxi", "ABXI", network=ABXI),
+    ABXI_METHOD,
     C2DSR_METHOD,
 ]}
 
