@@ -12,6 +12,7 @@ methods are kept in runs/public-anchor/, so a second start goes on where the fir
 """
 import argparse
 import json
+import time
 
 import pandas as pd
 from common import ROOT, finish
@@ -58,8 +59,18 @@ def fit(run, name: str) -> None:
     "Train and evaluate one method; nothing if that has been done."
     method = find_method(name)
     settings = run_settings(run, method, load_task(run), SETTINGS.get(name, ""))
+    began, new = time.monotonic(), not (run.path/f"train-{name}").exists()
     train_method(run, method, settings)
+    if new: # the choice of settings on valid users included, where fitting has one
+        (run.path/f"seconds-{name}.txt").write_text(f"{time.monotonic() - began:.0f}\n")
     evaluate_method(run, method)
+
+
+def seconds(run, name: str): # a whole number; empty if nobody took the time
+    "How long a method took to fit; of neural ones the training alone."
+    summary = read_json(run.path/f"train-{name}"/"manifest.json")["summary"]
+    taken = run.path/f"seconds-{name}.txt"
+    return summary.get("training seconds", int(taken.read_text()) if taken.exists() else "")
 
 
 def row_of(run, ties: str, name: str) -> dict: # None if the method has no ranks
@@ -67,10 +78,9 @@ def row_of(run, ties: str, name: str) -> dict: # None if the method has no ranks
     folder = run.path/f"evaluate-{name}"
     if not (folder/"ranks.parquet").exists():
         return None
-    trained = read_json(run.path/f"train-{name}"/"manifest.json")
     results = summarise(pd.read_parquet(folder/"ranks.parquet"), run.seed)
     value = results.set_index(["protocol", "domain", "metric"])["value"]
-    row = {"method": name, "ties": ties, "seconds": round(trained["seconds"])}
+    row = {"method": name, "ties": ties, "seconds": seconds(run, name)}
     for protocol, short in (("sampled999", "999"), ("full", "full")):
         for metric, label in (("mrr", "MRR"), ("ndcg@10", "NDCG")):
             for domain in load_task(run).dataset.domains:
