@@ -10,6 +10,7 @@ __all__ = ['FORMAT', 'PROFILES', 'COLOUR', 'NAMES', 'InputError', 'file_hash', '
            'repair_torchvision']
 
 # %% ../nbs/00_core.ipynb #b20b3b28
+import atexit
 import hashlib
 import json
 import math
@@ -504,6 +505,8 @@ def processes(
     if state.num_processes == 1 and (state.device.type == "cpu") != cpu:
         AcceleratorState._reset_state(reset_partial_state=True)
         state = PartialState(cpu=cpu)
+    if state.num_processes > 1: # its threads have to end before the interpreter does
+        atexit.register(state.destroy_process_group)
     return state
 
 # %% ../nbs/00_core.ipynb #17abb0f4
