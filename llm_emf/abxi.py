@@ -105,7 +105,7 @@ def encode(
     "The shared encoder with one sequence's adapter."
     length, n = items.shape[1], (items > 0).sum(1, keepdim=True)
     age = (n - 1 - torch.arange(length, device=items.device)).clamp(min=0)
-    x = self._drop(self.keys(items) + self.position[age])
+    x = self._drop(self.vectors(items) + self.position[age])
     later = torch.ones(length, length, dtype=torch.bool, device=items.device).triu(1)
     a, _ = self.attention(x, x, x, attn_mask=later, is_causal=True, need_weights=False)
     a = self.norm(x + self._drop(a))

@@ -153,7 +153,7 @@ def layer(
 ) -> Tensor: # (n, d), rows of G_l
     "The vectors of some nodes after so many steps of propagation."
     if depth == 0:
-        return self.keys(nodes)
+        return self.vectors(nodes)
     def before(successors):
         vectors = self.layer(successors, depth - 1)
         return F.dropout(vectors, self.settings.dropout, self.training)
@@ -167,7 +167,7 @@ def enter(
 ) -> Tensor: # (n, d), rows of E
     "What enters the encoders: the vectors of the nodes and their graph vectors."
     unique, back = torch.unique(nodes, return_inverse=True)
-    vectors, layers = self.keys(unique), self.settings.graph_layers
+    vectors, layers = self.vectors(unique), self.settings.graph_layers
     if layers:
         steps = [vectors] + [self.layer(unique, l) for l in range(1, layers + 1)]
         vectors = vectors + torch.stack(steps).mean(0)

@@ -61,9 +61,9 @@ class ModelSettings:
     # where id vectors begin: at `random`, or with `features` at the leading principal
     # components of the frozen vectors; see "Where id vectors begin"
     id_start: str = "random"
-    # id vectors in histories: `unit`, all of length 1, or `free`, as long as they have learnt to
-    # be; see "How long id vectors are"
-    id_length: str = "unit"
+    # id vectors in histories: `free`, as long as they have learnt to be, or `unit`, all of
+    # length 1; see "How long id vectors are"
+    id_length: str = "free"
     temperature: float = 0.08 # τ, > 0; where it begins if it is learnt
     learn_temperature: bool = True # the paper does not say whether τ is learnt
     # how the paper's loss is read: `target`, `sequence` or `mixture`; see "Loss"
@@ -82,7 +82,7 @@ CHOICES = {
     "fusion": ("learnt", "fixed"),
     "missing": ("renormalise", "placeholder"),
     "id_start": ("random", "features"),
-    "id_length": ("unit", "free"),
+    "id_length": ("free", "unit"),
     "loss": LOSSES,
 }
 

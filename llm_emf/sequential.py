@@ -22,7 +22,7 @@ from .core import InputError, derive, pick_device, read_json, set_seed, write_js
 from .data import Ranges
 from .features import Features
 from .metrics import per_user
-from .model import _check, _number, _whole, full_log_likelihood, last_items
+from .model import FREE_START, _check, _number, _whole, full_log_likelihood, last_items
 from .model import sampled_log_likelihood, training_moments
 from .task import Task
 from .train import CORE_SPACE, ModelMethod, ModelScorer, NeuralSettings, fit_model
@@ -218,6 +218,8 @@ class SequenceSettings:
     dropout: float = 0.2 # in [0, 1)
     # items of a history that are read, ≥ 2; longer training sequences are cut into windows
     max_length: int = 50
+    # id vectors in histories: `free`, as long as training makes them, or `unit`, all of length 1
+    id_length: str = "free"
     temperature: float = 0.08 # τ, > 0; where it begins if it is learnt
     learn_temperature: bool = True
     # sampled negatives for each step and domain, ≥ 0; 0: full softmax over the domain
@@ -233,6 +235,7 @@ class SequenceSettings:
         positive = _number(self, "temperature") and self.temperature > 0
         _check(self, "temperature", positive, "a number above 0")
         _check(self, "learn_temperature", self.learn_temperature in (True, False), "True or False")
+        _check(self, "id_length", self.id_length in ("unit", "free"), "unit or free")
 
 # %% ../nbs/09b_sequential.ipynb #c714a240
 class SequenceModel(nn.Module):
@@ -249,7 +252,8 @@ class SequenceModel(nn.Module):
         super().__init__()
         self.settings, self.n_items, self.n_x = settings, n_items, n_x
         self.id_embedding = nn.Embedding(n_items + 1 + extra, settings.d, padding_idx=0)
-        nn.init.normal_(self.id_embedding.weight, std=settings.d ** -0.5)  # of length about 1
+        self.start_length = FREE_START if settings.id_length == "free" else 1.0
+        nn.init.normal_(self.id_embedding.weight, std=self.start_length * settings.d ** -0.5)
         log_temperature = torch.tensor(math.log(settings.temperature))
         self.log_temperature = nn.Parameter(log_temperature, settings.learn_temperature)
 
@@ -261,6 +265,11 @@ class SequenceModel(nn.Module):
     def keys(self, item_ids: Tensor, domain: int = None) -> Tensor: # (…, d) of length 1
         "The vectors of items; the domain makes no difference."
         return F.normalize(self.id_embedding(item_ids), dim=-1)
+
+    def vectors(self, item_ids: Tensor) -> Tensor: # (…, d)
+        "The vectors of items as a history's reader finds them, at their own length if that is free."
+        return (self.id_embedding(item_ids) if self.settings.id_length == "free"
+                else self.keys(item_ids))
 
     def describe(self, domains: tuple) -> dict:
         "What the training curve shows of the model."
@@ -374,7 +383,7 @@ class GRU4Rec(SequenceModel):
     def states(self, items: Tensor) -> Tensor: # (batch, length, d) of length 1
         "The state after each item; those after padding have no meaning."
         s = self.settings
-        x = F.dropout(s.d ** 0.5 * self.keys(items), s.dropout, self.training)
+        x = F.dropout(s.d ** 0.5 * self.vectors(items), s.dropout, self.training)
         h, _ = self.gru(x)
         return F.normalize(F.dropout(h, s.dropout, self.training), dim=-1)
 
@@ -436,7 +445,8 @@ class BERT4Rec(SequenceModel):
     def __init__(self, settings: BERTSettings, n_items: int, n_x: int):
         super().__init__(settings, n_items, n_x, extra=1)
         s, self.mask = settings, n_items + 1 # the mask's row of the table
-        self.position = nn.Parameter(s.position_scale * torch.randn(s.max_length, s.d))
+        scale = s.position_scale * self.start_length
+        self.position = nn.Parameter(scale * torch.randn(s.max_length, s.d))
         self.blocks = nn.ModuleList(
             nn.TransformerEncoderLayer(s.d, s.heads, s.hidden, s.dropout, "gelu",
                                        batch_first=True, norm_first=True)
@@ -447,7 +457,7 @@ class BERT4Rec(SequenceModel):
         "The state at each place, the mask's places included."
         n = (items > 0).sum(1, keepdim=True)
         age = (n - 1 - torch.arange(items.shape[1], device=items.device)).clamp(min=0)
-        x = self.settings.d ** 0.5 * self.keys(items) + self.position[age]
+        x = self.settings.d ** 0.5 * self.vectors(items) + self.position[age]
         x = F.dropout(x, self.settings.dropout, self.training)
         for block in self.blocks:
             x = block(x, src_key_padding_mask=items == 0)
