@@ -267,7 +267,7 @@ class SequenceModel(nn.Module):
         return F.normalize(self.id_embedding(item_ids), dim=-1)
 
     def vectors(self, item_ids: Tensor) -> Tensor: # (…, d)
-        "The vectors of items as a history's reader finds them, at their own length if that is free."
+        "The vectors of items in a history, of length 1 or as long as they are."
         return (self.id_embedding(item_ids) if self.settings.id_length == "free"
                 else self.keys(item_ids))
 
