@@ -5,7 +5,7 @@ READY := .venv/.ready
 export TOKENIZERS_PARALLELISM := false
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help reproduce test test-slow docs bench quality readme clean rectools
+.PHONY: help reproduce test test-slow docs bench quality readme clean rectools anchor
 
 help:
 	@echo "make reproduce   environment, all notebooks on the embedded shop, report"
@@ -14,6 +14,7 @@ help:
 	@echo "make docs        the site, in _docs/"
 	@echo "make bench       the benchmarks, in benchmarks/results/"
 	@echo "make rectools    our SASRec and BERT4Rec against RecTools', in an environment of its own"
+	@echo "make anchor      every method on ABXI's public data, hours; killed, it goes on where it was"
 	@echo "make quality     the quality studies, hours; killed, they go on where they were"
 	@echo "make readme      README.md from nbs/index.ipynb"
 	@echo "make clean       remove the environment and what was built; runs/ stays"
@@ -52,13 +53,19 @@ test-slow: $(READY)
 docs: $(READY)
 	@$(BIN)/python .ci/site.py
 
+# each has a target of its own: another environment; hours
+LONG := benchmarks/against_rectools.py benchmarks/public_anchor.py
+
 bench: $(READY)
-	@for f in $(filter-out benchmarks/against_rectools.py,$(wildcard benchmarks/*_*.py)); do echo "== $$f"; $(BIN)/python $$f || exit 1; done
+	@for f in $(filter-out $(LONG),$(wildcard benchmarks/*_*.py)); do echo "== $$f"; $(BIN)/python $$f || exit 1; done
 
 rectools: # RecTools needs older numpy and pandas than the pinned ones
 	@test -x .venv-rectools/bin/python || $(PYTHON) -m venv .venv-rectools
 	@.venv-rectools/bin/pip install -q -e '.[rectools]' $$(grep '^torch==' constraints.txt)
 	@.venv-rectools/bin/python benchmarks/against_rectools.py
+
+anchor: $(READY)
+	@$(BIN)/python benchmarks/public_anchor.py
 
 quality: $(READY)
 	@for d in shop food-kitchen; do echo "== quality on $$d"; $(BIN)/python benchmarks/quality.py $$d || exit 1; done

@@ -26,7 +26,7 @@ from llm_emf.metrics import summarise
 from llm_emf.task import evaluate_method, load_task, run_settings, train_method
 
 RUNS = ROOT/"runs"/"public-anchor"
-DATA = ROOT.parent/"shared"/"data"/"abxi-food-kitchen"
+DATA = (ROOT.parent/"shared"/"data"/"abxi-food-kitchen").resolve()
 TIES = ("as-given", "random")
 
 # Bian et al., WWW 2025, five seeds, 999 negatives, ties as given: MRR and NDCG@10 in %
@@ -34,12 +34,14 @@ PUBLISHED = {"method": "ABXI, published", "ties": "as-given",
              "food MRR 999": "16.55 ± 0.26", "kitchen MRR 999": "12.19 ± 0.17",
              "food NDCG 999": 19.71, "kitchen NDCG 999": 14.27}
 
-SMALL = "d=64 layers=2 dropout=0.4 learning_rate=0.003 epochs=14 patience=3"
+WIDE = "d=128 layers=1 dropout=0.5 negatives=2048 learning_rate=0.003 epochs=12 patience=2"
+SMALL = "d=64 layers=2 dropout=0.4 learning_rate=0.003 epochs=10 patience=2"
 SETTINGS = {
-    "sasrec": SMALL, "sasrec-text": SMALL, "sasrec-text-start": SMALL, "llm-emf": SMALL,
-    "id-three-sequences": SMALL, "gru4rec": "d=64 dropout=0.4 epochs=14 patience=3",
-    "c2dsr": "d=64 epochs=10 contrast=0.1",
-    "abxi": "d=256 dropout=0.5 negatives=2048 learning_rate=0.001 epochs=20 patience=3 "
+    "sasrec": WIDE, "sasrec-text": WIDE, "sasrec-text-start": WIDE, "sasrec-text-only": WIDE,
+    "gru4rec": WIDE, "llm-emf": SMALL, "id-three-sequences": SMALL,
+    "bert4rec": "d=64 dropout=0.4 negatives=2048 epochs=24 patience=3",
+    "c2dsr": "d=64 epochs=10 patience=2 contrast=0.1",
+    "abxi": "d=256 dropout=0.5 negatives=2048 learning_rate=0.001 epochs=20 patience=2 "
             "batch_tokens=1024",
 }
 
