@@ -1,11 +1,12 @@
 """The quality studies. They train many models and take hours on two cores; killed, they go on where
 they were.
 
-    python benchmarks/quality.py shop           5 seeds: LLM-EMF against popularity, item-kNN and
-                                                its id-only variant; and with 3 of them the null
-                                                checks, pictures=0 and transfer=0
-    python benchmarks/quality.py food-kitchen   3 seeds, given split and leave-one-out: LLM-EMF
-                                                against SASRec and item-kNN
+    python benchmarks/quality.py shop           LLM-EMF against the baselines, and the null checks,
+                                                pictures=0 and transfer=0; 3 seeds
+    python benchmarks/quality.py food-kitchen   LLM-EMF against the baselines, given split and
+                                                leave-one-out; 3 seeds
+
+Settings are those that tuning found for the data set, where it has been tuned (notebook 09y).
 
 Started a second time beside the first (OMP_NUM_THREADS=1 each, on two cores), the processes share
 the work; the last one that finds everything done prints the table. Ranks are kept in runs/quality/;
@@ -33,7 +34,7 @@ from llm_emf.methods import find_method
 from llm_emf.metrics import bootstrap, holm, per_user
 from llm_emf.model import ModelSettings
 from llm_emf.shop import ShopSettings
-from llm_emf.task import Task, make_task
+from llm_emf.task import Task, make_task, tuned_settings
 from scipy import stats
 
 RUNS = ROOT/"runs"/"quality"
@@ -66,7 +67,9 @@ def make_ranks(name: str, task: Task, method: str, profile: str) -> pd.DataFrame
         return pd.read_parquet(folder/"ranks.parquet")
     folder.mkdir(parents=True, exist_ok=True)
     chosen = find_method(method)
-    scorer = chosen.fit(task, chosen.default_settings(task, profile), folder)
+    tuned = tuned_settings().get(task.dataset.name, {}).get(method, "")
+    settings = chosen.change(chosen.default_settings(task, profile), tuned)
+    scorer = chosen.fit(task, settings, folder)
     if getattr(scorer, "curve", None) is not None:
         scorer.curve.to_csv(folder/"curve.csv", index=False)
     ranks = task.rank(scorer, what=f"{method}, test")
@@ -120,8 +123,11 @@ def study(name: str, found: dict, others: list, same_users: bool) -> list: # of 
     return rows
 
 
+SHOP_METHODS = ("popularity", "item-knn", "item-knn-order", "item-knn-text", "id", "sasrec",
+                "sasrec-text", "gru4rec", "bert4rec", "abxi", "c2dsr", "id-three-sequences",
+                "llm-emf")
 SHOPS = { # study → settings of the shop, methods
-    "default": (ShopSettings(), ["popularity", "item-knn", "id", "llm-emf"]),
+    "default": (ShopSettings(), SHOP_METHODS),
     "pictures=0": (ShopSettings(pictures=0.0), ["no-images", "llm-emf"]),
     "transfer=0": (ShopSettings(transfer=0.0), ["no-cross-domain", "llm-emf"]),
 }
@@ -140,7 +146,7 @@ def shop_run(name: str, seed: int): # the run
 def shop_ranks(name: str, seeds) -> dict: # method → rank tables, one a seed
     "The ranks of one study's methods; on the default shop those of the oracle too."
     found = {method: [] for method in SHOPS[name][1]}
-    for seed in seeds if name == "default" else seeds[:3]:
+    for seed in seeds:
         run = shop_run(name, seed)
         task = task_of(run, "leave-one-out", seed)
         for method in SHOPS[name][1]:
@@ -152,7 +158,7 @@ def shop_ranks(name: str, seeds) -> dict: # method → rank tables, one a seed
 
 
 def shop(seeds) -> None:
-    "Default shop, and the two knobs at zero (three seeds each)."
+    "Default shop, and the two knobs at zero."
     all_found = {name: shop_ranks(name, seeds) for name in SHOPS}
     for found in all_found.values():
         stop_if_unfinished(found)
@@ -183,30 +189,31 @@ def food_kitchen(seeds, run_folder) -> None:
     run, splits, methods = food_kitchen_run(run_folder), ("given", "leave-one-out"), FOOD_KITCHEN
     found = {how: {method: [] for method in methods} for how in splits}
     for seed, how, method in itertools.product(seeds, splits, methods):
-        # there is nothing random in item-kNN but the 999 negatives
-        if method != "item-knn" or seed == seeds[0]:
+        # there is nothing random in neighbours but the 999 negatives
+        if not method.startswith("item-knn") or seed == seeds[0]:
             ranks = ranks_of(f"food-kitchen, {how}", task_of(run, how, seed), method)
             found[how][method].append(ranks)
     for tables in found.values():
         stop_if_unfinished(tables)
     rows = []
     for how, tables in found.items():
-        tables["item-knn"] = tables["item-knn"] * len(seeds)
-        rows += study(f"food-kitchen, {how}", tables, ["item-knn", "sasrec"], same_users=True)
+        tables = {k: t * len(seeds) if len(t) < len(seeds) else t for k, t in tables.items()}
+        others = [method for method in methods if method != "llm-emf"]
+        rows += study(f"food-kitchen, {how}", tables, others, same_users=True)
     value = {r["study"].partition("leave-one-out: ")[2]: r["MRR %"] for r in rows}
     finish("quality_food_kitchen", rows, value["llm-emf"] / value["sasrec"], seeds=len(seeds),
            d=ModelSettings().d, ratio_means="MRR of LLM-EMF over SASRec's, leave-one-out")
 
 
-FOOD_KITCHEN = ("item-knn", "sasrec", "llm-emf")
+FOOD_KITCHEN = ("item-knn", "item-knn-order", "item-knn-text", "sasrec", "llm-emf")
 parser = argparse.ArgumentParser(description=__doc__,
                                  formatter_class=argparse.RawDescriptionHelpFormatter)
 parser.add_argument("data", choices=["shop", "food-kitchen"])
-parser.add_argument("--seeds", type=int, help="default 5 for the shop, 3 for food-kitchen")
+parser.add_argument("--seeds", type=int, default=3)
 parser.add_argument("--run", default=str(ROOT/"runs"/"food-kitchen-quick-0"),
                     help="food-kitchen: the run folder whose features are used; made if missing")
 options = parser.parse_args()
 if options.data == "shop":
-    shop(range(options.seeds or 5))
+    shop(range(options.seeds))
 else:
-    food_kitchen(range(options.seeds or 3), options.run)
+    food_kitchen(range(options.seeds), options.run)

@@ -53,6 +53,8 @@ class ModelSettings:
     # weight of the merged sequence, ≥ 0. The re-implementation has 0.1; 1.0 was chosen in an
     # early comparison, not measured again since early stopping looks at random valid users
     lambda2: float = 1.0
+    # `nine`: an encoder for each sequence and modality, as in the paper; `one` for all of them
+    encoders: str = "nine"
     fusion: str = "learnt" # weights of the modalities: `learnt`, or `fixed` (all equal)
     fusion_per_domain: bool = True # whether X and Y have weights of their own
     # an item without a picture or text: `renormalise` gives the weight to what it has,
@@ -79,6 +81,7 @@ class ModelSettings:
 LOSSES = ("target", "sequence", "mixture")
 
 CHOICES = {
+    "encoders": ("nine", "one"),
     "fusion": ("learnt", "fixed"),
     "missing": ("renormalise", "placeholder"),
     "id_start": ("random", "features"),
@@ -328,10 +331,11 @@ def _add_encoders(self: LLMEMF) -> None:
     s = self.settings
     one_domain = ("x", "y") if s.own or s.lambda1 else ()
     merged = ("both",) if s.lambda2 else ()
+    self.sequences, one = one_domain + merged, s.encoders == "one"
     self.encoders = nn.ModuleDict({
-        name: EncoderBank(len(self.modalities), s.d, s.layers, s.heads, s.hidden, s.max_length,
-                          s.dropout)
-        for name in one_domain + merged})
+        name: EncoderBank(1 if one else len(self.modalities), s.d, s.layers, s.heads, s.hidden,
+                          s.max_length, s.dropout)
+        for name in (("one",) if one else self.sequences)})
 
 # %% ../nbs/06_model.ipynb #acd5ac8c
 @patch
@@ -438,13 +442,20 @@ def encode(
     present = split_sequences(items, self.n_x)
     embedded = self.embed(items[present["both"]], known)
     states = {}
-    for name, encoder in self.encoders.items():
+    for name in self.sequences:
         tokens = embedded
         if name != "both":
             tokens = embedded[:, present[name][present["both"]]]
-        h = encoder(tokens, make_layout(present[name]))
+        h = self._run(name, tokens, present[name])
         states[name] = F.normalize(h, dim=-1).transpose(0, 1).flatten(1)
     return states
+
+@patch
+def _run(self: LLMEMF, name: str, tokens: Tensor, present: Tensor) -> Tensor: # as `tokens`
+    if "one" not in self.encoders:
+        return self.encoders[name](tokens, make_layout(present))
+    layout = make_layout(present.repeat(len(tokens), 1)) # modalities as more rows
+    return self.encoders["one"](tokens.flatten(0, 1)[None], layout).view_as(tokens)
 
 # %% ../nbs/06_model.ipynb #0f06ef76
 @patch
