@@ -11,8 +11,9 @@ Settings are those that tuning found for the data set, where it has been tuned (
 Started a second time beside the first (OMP_NUM_THREADS=1 each, on two cores), the processes share
 the work; the last one that finds everything done prints the table. Ranks are kept in runs/quality/;
 the tables go to benchmarks/results/quality_<name>.json. Differences are paired by user: a user's
-reciprocal rank is averaged over the seeds first (on the shop each seed has users of its own), and
-p-values carry Holm's correction.
+reciprocal rank is averaged over the seeds first (on the shop each seed has users of its own). The
+intervals are over users and seeds: a draw takes seeds with replacement, then users. p-values are
+over users, with Holm's correction.
 """
 import argparse
 import fcntl
@@ -31,7 +32,7 @@ from llm_emf.data import load_dataset, prepare
 from llm_emf.enrich import enrich_catalogue
 from llm_emf.features import load_features
 from llm_emf.methods import find_method
-from llm_emf.metrics import bootstrap, holm, per_user
+from llm_emf.metrics import holm, per_user
 from llm_emf.model import ModelSettings
 from llm_emf.shop import ShopSettings
 from llm_emf.task import Task, make_task, tuned_settings
@@ -53,22 +54,22 @@ def locked(name: str, wait: bool): # yields whether the lock is ours
             yield True
 
 
-def ranks_of(name: str, task: Task, method: str, profile: str = "quick"):
+def ranks_of(name: str, task: Task, method: str, words: str = ""): # changes of the settings
     """The test ranks of a method under the task's seed, kept from before if they were made before.
     None if another process is at it."""
-    with locked(f"{name}, {method}, {task.seed}", wait=False) as mine:
-        return make_ranks(name, task, method, profile) if mine else None
+    with locked(f"{name}, {method}, {words}, {task.seed}", wait=False) as mine:
+        return make_ranks(name, task, method, words) if mine else None
 
 
-def make_ranks(name: str, task: Task, method: str, profile: str) -> pd.DataFrame:
+def make_ranks(name: str, task: Task, method: str, words: str) -> pd.DataFrame:
     "Fit a method and rank the test cases."
-    folder = RUNS/name/f"{method}-{task.seed}"
+    folder = RUNS/name/f"{' '.join([method, *words.split()])}-{task.seed}"
     if (folder/"ranks.parquet").exists():
         return pd.read_parquet(folder/"ranks.parquet")
     folder.mkdir(parents=True, exist_ok=True)
     chosen = find_method(method)
     tuned = tuned_settings().get(task.dataset.name, {}).get(method, "")
-    settings = chosen.change(chosen.default_settings(task, profile), tuned)
+    settings = chosen.change(chosen.change(chosen.default_settings(task), tuned), words)
     scorer = chosen.fit(task, settings, folder)
     if getattr(scorer, "curve", None) is not None:
         scorer.curve.to_csv(folder/"curve.csv", index=False)
@@ -85,16 +86,32 @@ def task_of(run, how: str, seed: int) -> Task:
     "The task of a prepared and encoded run under another split and seed."
     data = load_dataset(run.path/"prepare")
     features = load_features(run.path/"encode", data.items)
-    return make_task(data, how, {"title+llm": features, "title": features}, seed)
+    titles = run.path/"encode-title"
+    title = load_features(titles, data.items) if titles.exists() else features
+    return make_task(data, how, {"title+llm": features, "title": title}, seed)
+
+
+def interval(differences: list, same_users: bool, draws: int = 1000) -> tuple: # low, high
+    """95% interval of the mean over users and seeds: seeds are drawn with replacement, then users.
+    One array a seed; with `same_users` a draw takes the same users for each seed."""
+    rng, means = np.random.default_rng(0), []
+    for d in differences:
+        users = np.random.default_rng(1) if same_users else rng
+        weight = lambda: users.poisson(1.0, len(d)).astype(np.float32)  # noqa: E731
+        means.append([np.average(d, weights=weight()) for _ in range(draws)])
+    means = np.array(means)
+    seeds = rng.integers(len(means), size=means.shape)
+    return tuple(np.percentile(np.take_along_axis(means, seeds, 0).mean(0), [2.5, 97.5]))
 
 
 def paired(a: list, b: list, same_users: bool) -> dict: # lists of rank tables, one a seed
-    "MRR of a minus b, in points, paired by user."
-    differences = [per_user(x["rank"], "mrr") - per_user(y["rank"], "mrr") for x, y in zip(a, b)]
-    d = 100 * (np.mean(differences, 0) if same_users else np.concatenate(differences))
-    low, high = bootstrap(d[:, None])
-    return {"difference": round(float(d.mean()), 3), "low": round(float(low[0]), 3),
-            "high": round(float(high[0]), 3), "p": float(stats.ttest_1samp(d, 0).pvalue),
+    "MRR of a minus b, in points, paired by user and seed."
+    differences = [100 * (per_user(x["rank"], "mrr") - per_user(y["rank"], "mrr"))
+                   for x, y in zip(a, b)]
+    d = np.mean(differences, 0) if same_users else np.concatenate(differences)
+    low, high = interval(differences, same_users)
+    return {"difference": round(float(d.mean()), 3), "low": round(float(low), 3),
+            "high": round(float(high), 3), "p": float(stats.ttest_1samp(d, 0).pvalue),
             "pairs": len(d)}
 
 
@@ -140,6 +157,7 @@ def shop_run(name: str, seed: int): # the run
         prepare(run, shop=SHOPS[name][0])
         enrich_catalogue(run)
         encode(run)
+        encode(run, ClipSettings(text="title"))
     return run
 
 
@@ -206,14 +224,22 @@ def food_kitchen(seeds, run_folder) -> None:
 
 
 FOOD_KITCHEN = ("item-knn", "item-knn-order", "item-knn-text", "sasrec", "llm-emf")
-parser = argparse.ArgumentParser(description=__doc__,
-                                 formatter_class=argparse.RawDescriptionHelpFormatter)
-parser.add_argument("data", choices=["shop", "food-kitchen"])
-parser.add_argument("--seeds", type=int, default=3)
-parser.add_argument("--run", default=str(ROOT/"runs"/"food-kitchen-quick-0"),
-                    help="food-kitchen: the run folder whose features are used; made if missing")
-options = parser.parse_args()
-if options.data == "shop":
-    shop(range(options.seeds))
-else:
-    food_kitchen(range(options.seeds), options.run)
+
+
+def parse():
+    "The command line."
+    parser = argparse.ArgumentParser(description=__doc__,
+                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("data", choices=["shop", "food-kitchen"])
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--run", default=str(ROOT/"runs"/"food-kitchen-quick-0"),
+                        help="food-kitchen: the run whose features are used; made if missing")
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    options = parse()
+    if options.data == "shop":
+        shop(range(options.seeds))
+    else:
+        food_kitchen(range(options.seeds), options.run)
