@@ -13,7 +13,6 @@ import argparse
 from dataclasses import replace
 
 import numpy as np
-import torch
 from common import ROOT, finish
 from quality import food_kitchen_run, paired, ranks_of, shop_run, stop_if_unfinished, task_of
 
@@ -51,19 +50,19 @@ NO_PICTURES = ("no-images", "no-text") # left out where the data have no picture
 
 def with_text(task, how: str): # the task with other text vectors
     "Replace the text's vectors by random ones, or shuffle them among the items of a domain."
-    features = task.features["title+llm"]
-    text = features.vectors["tex"]
-    g = torch.Generator().manual_seed(derive(task.seed, "null", how))
+    features = task.features("title+llm")
+    text = np.asarray(features.vectors["tex"])
+    rng = np.random.default_rng(derive(task.seed, "null", how))
     if how == "random":
-        other = torch.randn(text.shape, generator=g, dtype=text.dtype)
+        other = rng.standard_normal(text.shape, dtype=np.float32)
     else:
-        other = text.clone()
+        other = text.copy()
         for domain in (0, 1):
             first, n = task.dataset.domain_range(domain)
-            other[first:first + n] = text[first + torch.randperm(n, generator=g)]
+            other[first:first + n] = text[first + rng.permutation(n)]
     other[0] = 0
     changed = replace(features, vectors=features.vectors | {"tex": other})
-    return replace(task, features=task.features | {"title+llm": changed})
+    return replace(task, loader=lambda kind: changed)
 
 
 def row(label: str, tables: list, base: list, same_users: bool) -> dict:
@@ -105,7 +104,7 @@ def main(options) -> None:
     wanted = {k: ABLATIONS[k] for k in ["LLM-EMF", *options.only]}
     found = {label: [] for label in wanted}
     for task in tasks(options.data, range(options.seeds), options.run):
-        pictures = "img" in task.features["title+llm"].vectors
+        pictures = "img" in task.features("title+llm").vectors
         for label, (method, words, text) in wanted.items():
             if pictures or method not in NO_PICTURES:
                 changed = with_text(task, text) if text else task
