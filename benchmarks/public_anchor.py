@@ -34,14 +34,16 @@ PUBLISHED = {"method": "ABXI, published", "ties": "as-given",
              "food MRR 999": "16.55 ± 0.26", "kitchen MRR 999": "12.19 ± 0.17",
              "food NDCG 999": 19.71, "kitchen NDCG 999": 14.27}
 
-WIDE = "d=128 layers=1 dropout=0.5 negatives=2048 learning_rate=0.003 epochs=12 patience=2"
-SMALL = "d=64 layers=2 dropout=0.4 learning_rate=0.003 epochs=10 patience=2"
+# what a few trials on valid users favoured: short windows, one block, and for LLM-EMF two
+SHORT = ("d=64 layers=1 dropout=0.4 negatives=2048 learning_rate=0.003 epochs=12 patience=2 "
+         "max_length=20")
+SMALL = "d=64 layers=2 dropout=0.4 learning_rate=0.003 epochs=12 patience=2"
 SETTINGS = {
-    "sasrec": WIDE, "sasrec-text": WIDE, "sasrec-text-start": WIDE, "sasrec-text-only": WIDE,
-    "gru4rec": WIDE, "llm-emf": SMALL, "id-three-sequences": SMALL,
-    "bert4rec": "d=64 dropout=0.4 negatives=2048 epochs=24 patience=3",
+    "sasrec": SHORT, "sasrec-text": SHORT, "sasrec-text-start": SHORT, "gru4rec": SHORT,
+    "llm-emf": SMALL, "id-three-sequences": SMALL,
+    "bert4rec": "d=64 layers=1 dropout=0.4 negatives=2048 epochs=24 patience=4 max_length=20",
     "c2dsr": "d=64 epochs=10 patience=2 contrast=0.1",
-    "abxi": "d=256 dropout=0.5 negatives=2048 learning_rate=0.001 epochs=20 patience=2 "
+    "abxi": "d=256 dropout=0.5 negatives=2048 learning_rate=0.001 epochs=16 patience=2 "
             "batch_tokens=1024",
 }
 
