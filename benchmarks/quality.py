@@ -125,11 +125,13 @@ def stop_if_unfinished(found: dict) -> None:
 
 def study(name: str, found: dict, others: list, same_users: bool) -> list: # of rows
     "Each method's MRR over the seeds, and LLM-EMF's difference to the others."
-    rows = []
+    rows, tuned = [], tuned_settings().get(name.partition(",")[0], {})
     for method, tables in found.items():
         mrr = [100 * per_user(t["rank"], "mrr").mean() for t in tables]
         row = {"study": f"{name}: {method}", "MRR %": round(float(np.mean(mrr)), 3),
                "by seed": " ".join(f"{m:.2f}" for m in mrr)}
+        if method in tuned:
+            row["settings"] = "tuned"
         if method in others:
             row |= paired(found["llm-emf"], tables, same_users)
         rows.append(row)
@@ -141,8 +143,7 @@ def study(name: str, found: dict, others: list, same_users: bool) -> list: # of 
 
 
 SHOP_METHODS = ("popularity", "item-knn", "item-knn-order", "item-knn-text", "id", "sasrec",
-                "sasrec-text", "gru4rec", "bert4rec", "abxi", "c2dsr", "id-three-sequences",
-                "llm-emf")
+                "sasrec-text", "gru4rec", "bert4rec", "abxi", "c2dsr", "llm-emf")
 SHOPS = { # study → settings of the shop, methods
     "default": (ShopSettings(), SHOP_METHODS),
     "pictures=0": (ShopSettings(pictures=0.0), ["no-images", "llm-emf"]),
