@@ -33,7 +33,7 @@ from llm_emf.enrich import enrich_catalogue
 from llm_emf.features import load_features
 from llm_emf.methods import find_method
 from llm_emf.metrics import holm, per_user
-from llm_emf.model import ModelSettings
+from llm_emf.model import VARIANTS, ModelSettings
 from llm_emf.shop import ShopSettings
 from llm_emf.task import Task, make_task, tuned_settings
 from scipy import stats
@@ -61,6 +61,19 @@ def ranks_of(name: str, task: Task, method: str, words: str = ""): # changes of 
         return make_ranks(name, task, method, words) if mine else None
 
 
+LIKE = {"id": "sasrec", "sasrec-start": "sasrec"} # whose tuned settings a method has
+
+
+def tuned_words(dataset: str, method: str) -> str:
+    "A method's tuned settings; a variant of LLM-EMF has LLM-EMF's where it fixes none itself."
+    tuned = tuned_settings().get(dataset, {})
+    like = LIKE.get(method, "llm-emf" if method in VARIANTS else method)
+    if method in tuned or like == method:
+        return tuned.get(method, "")
+    fixed = VARIANTS[method].changes if method in VARIANTS else {}
+    return " ".join(w for w in tuned.get(like, "").split() if w.partition("=")[0] not in fixed)
+
+
 def make_ranks(name: str, task: Task, method: str, words: str) -> pd.DataFrame:
     "Fit a method and rank the test cases."
     folder = RUNS/name/f"{' '.join([method, *words.split()])}-{task.seed}"
@@ -68,8 +81,8 @@ def make_ranks(name: str, task: Task, method: str, words: str) -> pd.DataFrame:
         return pd.read_parquet(folder/"ranks.parquet")
     folder.mkdir(parents=True, exist_ok=True)
     chosen = find_method(method)
-    tuned = tuned_settings().get(task.dataset.name, {}).get(method, "")
-    settings = chosen.change(chosen.change(chosen.default_settings(task), tuned), words)
+    words = f"{tuned_words(task.dataset.name, method)} {words}"
+    settings = chosen.change(chosen.default_settings(task), words)
     scorer = chosen.fit(task, settings, folder)
     if getattr(scorer, "curve", None) is not None:
         scorer.curve.to_csv(folder/"curve.csv", index=False)
@@ -131,7 +144,7 @@ def study(name: str, found: dict, others: list, same_users: bool) -> list: # of 
         row = {"study": f"{name}: {method}", "MRR %": round(float(np.mean(mrr)), 3),
                "by seed": " ".join(f"{m:.2f}" for m in mrr)}
         if method in tuned:
-            row["settings"] = "tuned"
+            row["settings"] = "12 trials"
         if method in others:
             row |= paired(found["llm-emf"], tables, same_users)
         rows.append(row)
