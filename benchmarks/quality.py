@@ -81,7 +81,7 @@ def make_ranks(name: str, task: Task, method: str, words: str) -> pd.DataFrame:
         return pd.read_parquet(folder/"ranks.parquet")
     folder.mkdir(parents=True, exist_ok=True)
     chosen = find_method(method)
-    words = f"{tuned_words(task.dataset.name, method)} {words}"
+    words = f"{tuned_words(task.dataset.name, method)} {words}".strip()
     settings = chosen.change(chosen.default_settings(task), words)
     scorer = chosen.fit(task, settings, folder)
     if getattr(scorer, "curve", None) is not None:
