@@ -189,9 +189,9 @@ def shop_ranks(name: str, seeds) -> dict: # method → rank tables, one a seed
     return found
 
 
-def shop(seeds) -> None:
+def shop(seeds, studies=tuple(SHOPS)) -> None:
     "Default shop, and the two knobs at zero."
-    all_found = {name: shop_ranks(name, seeds) for name in SHOPS}
+    all_found = {name: shop_ranks(name, seeds) for name in studies}
     for found in all_found.values():
         stop_if_unfinished(found)
     rows = []
@@ -246,6 +246,8 @@ def parse():
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data", choices=["shop", "food-kitchen"])
     parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--studies", nargs="+", choices=list(SHOPS), default=list(SHOPS),
+                        help="of the shop")
     parser.add_argument("--run", default=str(ROOT/"runs"/"food-kitchen-quick-0"),
                         help="food-kitchen: the run whose features are used; made if missing")
     return parser.parse_args()
@@ -254,6 +256,6 @@ def parse():
 if __name__ == "__main__":
     options = parse()
     if options.data == "shop":
-        shop(range(options.seeds))
+        shop(range(options.seeds), options.studies)
     else:
         food_kitchen(range(options.seeds), options.run)

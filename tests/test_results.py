@@ -1,0 +1,55 @@
+"The figures of the README are those that the benchmarks wrote."
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+RESULTS = ROOT/"benchmarks"/"results"
+
+
+def rows(name):
+    return json.loads((RESULTS/f"{name}.json").read_text(encoding="utf-8"))["rows"]
+
+
+def studied(name, study): # method → MRR in %
+    return {r["study"].partition(": ")[2]: r["MRR %"] for r in rows(name)
+            if r["study"].startswith(f"{study}: ")}
+
+
+def anchored(column):
+    return {r["method"]: r[column] for r in rows("public_anchor") if r["ties"] == "as-given"}
+
+
+# the table's first header cell that tells it → for each of its columns the source of its figures
+TABLES = {
+    "leave-one-out, 53,061 users": [studied("quality_food_kitchen", "food-kitchen, leave-one-out"),
+                                    studied("quality_food_kitchen", "food-kitchen, given")],
+    "share of the oracle": [studied("quality_shop", "shop, default")],
+    "food, 999": [anchored("food MRR 999"), anchored("kitchen MRR 999"),
+                  anchored("food MRR full"), anchored("kitchen MRR full")],
+}
+
+
+def table(told_by): # the rows of a README's table, as lists of cells
+    lines = (ROOT/"README.md").read_text(encoding="utf-8").splitlines()
+    start = next(n for n, line in enumerate(lines) if line.startswith("|") and told_by in line)
+    found = []
+    for line in lines[start + 2:]:
+        if not line.startswith("|"):
+            return found
+        found.append([cell.strip() for cell in line.strip("|").split("|")])
+
+
+@pytest.mark.parametrize("told_by", list(TABLES))
+def test_figures_of_the_readme(told_by):
+    sources = TABLES[told_by]
+    checked = 0
+    for name, *cells in table(told_by):
+        method = re.search(r"`([a-z-]+)`", name)
+        for cell, source in zip(cells, sources):
+            if method and (value := re.match(r"\**(\d+\.\d+)", cell)):
+                assert abs(float(value[1]) - source[method[1]]) < .006, (method[1], cell)
+                checked += 1
+    assert checked >= 5 * len(sources)
