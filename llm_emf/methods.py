@@ -12,6 +12,7 @@ import pandas as pd
 
 from .abxi import ABXI_METHOD
 from .baselines import ItemKNN, Popularity
+from .blend import Blend
 from .c2dsr import C2DSR_METHOD
 from .core import InputError, Run
 from .metrics import summarise
@@ -36,6 +37,7 @@ METHODS: dict[str, Method] = {m.name: m for m in [
     *SEQUENTIAL,
     ABXI_METHOD,
     C2DSR_METHOD,
+    Blend("blend", "LLM-EMF and neighbours, blended", "ours", variant_space("llm-emf")),
 ]}
 
 # %% ../nbs/09z_methods.ipynb #5077e3ea

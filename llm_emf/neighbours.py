@@ -105,6 +105,8 @@ def nearest_items(
             other &= other.cumsum(1) <= nearest
             row = np.repeat(ids, other.sum(1))
             found.append((row, column[other] + first, value[other]))
+    if not found:                          # no item was asked about
+        return sparse.csr_matrix((dataset.n_items + 1,) * 2, dtype=np.float32)
     row, column, value = map(np.concatenate, zip(*found))
     return sparse.csr_matrix((value, (row, column)), shape=(dataset.n_items + 1,) * 2)
 

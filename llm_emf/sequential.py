@@ -4,14 +4,15 @@
 
 # %% auto #0
 __all__ = ['SASRECS', 'BERT_SPACE', 'SEQUENTIAL', 'text_alone', 'SASRec', 'shares', 'weighted_mean', 'AverageScorer',
-           'choose_weights', 'EnsRecSettings', 'EnsRec', 'SequenceSettings', 'SequenceModel', 'SequenceMethod',
-           'GRU4Rec', 'BERTSettings', 'draw_masks', 'BERT4Rec']
+           'reciprocal_ranks', 'choose_weights', 'EnsRecSettings', 'AverageMethod', 'EnsRec', 'SequenceSettings',
+           'SequenceModel', 'SequenceMethod', 'GRU4Rec', 'BERTSettings', 'draw_masks', 'BERT4Rec']
 
 # %% ../nbs/09b_sequential.ipynb #47c0a28b
 import math
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from fastcore.basics import patch
@@ -109,16 +110,28 @@ class AverageScorer:
         self.lengths = [getattr(s, "max_history", Task.max_history) for s in scorers]
         self.max_history = max(self.lengths)
 
-    def parts(self, histories: Tensor, domain: int) -> list: # of (n, items) shares
+    def raw_scores(self, histories: Tensor, domain: int) -> list: # of (n, items)
         "What each scorer says; each reads as much of the histories as it does alone."
-        return [shares(scorer.score(last_items(histories, length), domain))
+        return [scorer.score(last_items(histories, length), domain)
                 for scorer, length in zip(self.scorers, self.lengths)]
+
+    def parts(self, histories: Tensor, domain: int) -> list: # of (n, items), shares of 1
+        "What is averaged."
+        return [shares(scores) for scores in self.raw_scores(histories, domain)]
+
+    def row_weights(self, histories: Tensor) -> list: # numbers or (n, 1), one for each scorer
+        "How much each scorer counts after each history: here always the same."
+        return self.weights
 
     def score(self, histories: Tensor, domain: int) -> Tensor:
         "The weighted mean for each item of a domain after each history."
-        return weighted_mean(self.parts(histories, domain), self.weights)
+        return weighted_mean(self.parts(histories, domain), self.row_weights(histories))
 
-# %% ../nbs/09b_sequential.ipynb #7d80eb17
+    def about(self) -> dict: # what JSON can hold
+        "All that it is made of but the scorers."
+        return {"weights": self.weights, "notes": self.notes}
+
+# %% ../nbs/09b_sequential.ipynb #b9b60257
 class _Given: # a scorer whose scores have been computed
     def __init__(self, scores: Tensor):
         self.scores = scores
@@ -126,6 +139,27 @@ class _Given: # a scorer whose scores have been computed
     def score(self, histories: Tensor, domain: int) -> Tensor:
         return self.scores
 
+def reciprocal_ranks(
+    task: Task,
+    average: AverageScorer, # whose parts are averaged; its own weights do not matter
+    choices: list, # of weights, one for each scorer
+    cases: Ranges,
+    device="cpu",
+    size: int = 128, # cases at a time
+) -> np.ndarray: # (choices, cases)
+    "1 / rank of every case's target under each choice of weights."
+    found = np.zeros((len(choices), len(cases)))
+    for domain in (0, 1):
+        for block in task.blocks(cases, domain, size):
+            histories = task.histories(cases, block.rows, average.max_history).to(device)
+            parts = average.parts(histories, domain)
+            for n, weights in enumerate(choices):
+                mean = _Given(weighted_mean(parts, weights))
+                ranks = task.block_ranks(mean, cases, block, device, sampled=False)
+                found[n, block.rows] = per_user(ranks["rank"], "mrr")
+    return found
+
+# %% ../nbs/09b_sequential.ipynb #7d80eb17
 def choose_weights(
     task: Task,
     scorers: list,
@@ -136,16 +170,8 @@ def choose_weights(
 ) -> tuple: # the weights with the best MRR (the first of equals); the MRR of all choices
     "The weights under which the average of the scorers ranks best."
     average = AverageScorer(scorers, choices[0])
-    total = [0.0] * len(choices)
-    for domain in (0, 1):
-        for block in task.blocks(cases, domain, size):
-            histories = task.histories(cases, block.rows, average.max_history).to(device)
-            parts = average.parts(histories, domain)
-            for n, weights in enumerate(choices):
-                mean = _Given(weighted_mean(parts, weights))
-                ranks = task.block_ranks(mean, cases, block, device, sampled=False)
-                total[n] += per_user(ranks["rank"], "mrr").sum()
-    mrr = [t / max(1, len(cases)) for t in total]
+    found = reciprocal_ranks(task, average, choices, cases, device, size)
+    mrr = (found.sum(1) / max(1, len(cases))).tolist()
     return choices[mrr.index(max(mrr))], mrr
 
 # %% ../nbs/09b_sequential.ipynb #019f8863
@@ -160,8 +186,36 @@ class EnsRecSettings:
         if not self.text_weights or not all(0 <= w <= 1 for w in self.text_weights):
             raise InputError(f"text_weights must be numbers from 0 to 1, not {self.text_weights}")
 
+# %% ../nbs/09b_sequential.ipynb #7bd8e967
+class AverageMethod(ModelMethod):
+    "Methods that are fitted apart and averaged at prediction; a subclass says which."
+    parts = {} # name of a folder, and of a field of the settings → Method
+    scorer_class = AverageScorer
+
+    def fit_parts(self, task: Task, settings, folder=None, device="auto") -> list: # of scorers
+        "Fit each part, in a folder of its own if there is one."
+        scorers = []
+        for name, method in self.parts.items():
+            place = Path(folder)/name if folder else None
+            if place:
+                place.mkdir(exist_ok=True)
+            scorers.append(method.fit(task, getattr(settings, name), place, device))
+        return scorers
+
+    def save(self, scorer: AverageScorer, folder) -> None:
+        "Each part in its folder, and how they are averaged."
+        for (name, method), part in zip(self.parts.items(), scorer.scorers):
+            (Path(folder)/name).mkdir(exist_ok=True)
+            method.save(part, Path(folder)/name)
+        write_json(Path(folder)/"average.json", scorer.about())
+
+    def load(self, folder, task: Task, device="auto") -> AverageScorer:
+        "Read what `save` wrote."
+        parts = [m.load(Path(folder)/name, task, device) for name, m in self.parts.items()]
+        return self.scorer_class(parts, **read_json(Path(folder)/"average.json"))
+
 # %% ../nbs/09b_sequential.ipynb #3a647b2e
-class EnsRec(ModelMethod):
+class EnsRec(AverageMethod):
     "The average of a SASRec of ids and a SASRec of titles, trained apart."
     parts = {"id": SASRec("ensrec-id", "EnsRec's ids", changes=_id, like="sasrec"),
              "text": SASRec("ensrec-text", "EnsRec's titles", changes=_text)}
@@ -178,29 +232,12 @@ class EnsRec(ModelMethod):
         return replace(settings, **{name: method.change(getattr(settings, name), words)
                                     for name, method in self.parts.items()})
 
-    def save(self, scorer: AverageScorer, folder) -> None:
-        "Each model in a folder of its own, and the weights."
-        for (name, method), part in zip(self.parts.items(), scorer.scorers):
-            (Path(folder)/name).mkdir(exist_ok=True)
-            method.save(part, Path(folder)/name)
-        write_json(Path(folder)/"average.json", {"weights": scorer.weights, "notes": scorer.notes})
-
-    def load(self, folder, task: Task, device="auto") -> AverageScorer:
-        "Read what `save` wrote."
-        parts = [m.load(Path(folder)/name, task, device) for name, m in self.parts.items()]
-        info = read_json(Path(folder)/"average.json")
-        return AverageScorer(parts, info["weights"], info["notes"])
-
 # %% ../nbs/09b_sequential.ipynb #5e673606
 @patch
 def fit(self: EnsRec, task: Task, settings=None, folder=None, device="auto") -> AverageScorer:
     "Train both, in a folder each, then choose the weights on valid users."
-    s, scorers = settings or self.default_settings(task), []
-    for name, method in self.parts.items():
-        place = Path(folder)/name if folder else None
-        if place:
-            place.mkdir(exist_ok=True)
-        scorers.append(method.fit(task, getattr(s, name), place, device))
+    s = settings or self.default_settings(task)
+    scorers = self.fit_parts(task, s, folder, device)
     choices = [(1 - w, w) for w in s.text_weights]
     watched = task.split["valid"].sample(s.text.train.valid_cases)
     weights, mrr = choose_weights(task, scorers, choices, watched, pick_device(device))

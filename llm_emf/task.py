@@ -196,7 +196,8 @@ class Method:
     Raises `InputError` for a name that is not safe in a shell and a path."""
     name: str # small letters, digits and hyphens
     label: str # what tables and figures call it
-    family: str = "baseline" # `paper` for the paper's method and its variants, else `baseline`
+    # `paper` (its method and variants), `ours` (what goes beyond the paper) or `baseline`
+    family: str = "baseline"
     space: dict = field(default_factory=dict) # search space: setting → values to try
     trial_words = "" # words of settings that hold in each trial of `llm-emf tune` (notebook 09y)
 
