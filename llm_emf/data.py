@@ -221,7 +221,9 @@ def _in_order(times, sequences, offset, file): # the times
 def _split_codes(sequences, file): # (users,) 0 train, 1 valid, 2 test
     if "split" not in sequences.columns:
         return np.zeros(len(sequences), dtype=np.int8)
-    codes = pd.Index(SPLITS).get_indexer(sequences["split"]).astype(np.int8)
+    known = {name: code for code, name in enumerate(SPLITS)}
+    codes = np.array([known.get(s, -1) if isinstance(s, str) else -1 for s in sequences["split"]],
+                     dtype=np.int8)
     if (codes < 0).any():
         row = int(np.argmax(codes < 0))
         raise InputError(f"{file}, row {row}: unknown split {sequences['split'].iloc[row]!r}; "

@@ -445,8 +445,9 @@ class CleanSettings:
     allow_damaged: bool = False # use what can be read of a damaged archive; else it is an error
 
     def __post_init__(self):
-        least = {name: "≥ 0" for name, value in vars(self).items() if type(value) is int}
-        check_fields(self, duplicates=("first", "keep"), users=("both", "either"), **least)
+        rules = {name: "≥ 0" for name, field in self.__dataclass_fields__.items()
+                 if field.type is int}
+        check_fields(self, duplicates=("first", "keep"), users=("both", "either"), **rules)
 
 # %% ../nbs/01c_readers.ipynb #50efdd38
 def _titled(p: Purchases) -> np.ndarray:
