@@ -731,7 +731,8 @@ def _open_recbole(dataset, source, clean_settings):
 
     def read():
         items, sequences = read_recbole(path)
-        files = [next(path.glob(f"*.{kind}")).name for kind in ("item", "inter")]
+        inter = next(path.glob("*.inter"))
+        files = inter.with_suffix(".item").name, inter.name
         return build_dataset(path.resolve().name, items, sequences, str(path), files), None
 
     return read, sorted([*path.glob("*.inter"), *path.glob("*.item")])

@@ -43,11 +43,11 @@ class Cache:
         columns = f"{COLUMNS[0]} TEXT PRIMARY KEY, {', '.join(COLUMNS[1:])}"
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            with closing(self._open()) as db, db:
+            with closing(self._open()) as db, db: # all or nothing: another program's file stays
+                db.execute("BEGIN IMMEDIATE")
                 db.execute(f"CREATE TABLE IF NOT EXISTS answers ({columns})")
                 db.execute("CREATE TABLE IF NOT EXISTS claims "
                            "(key TEXT PRIMARY KEY, owner TEXT, until REAL)")
-                # a table of the same name that another program made lacks a column
                 db.execute(f"SELECT {', '.join(COLUMNS)} FROM answers LIMIT 1")
                 db.execute("SELECT key, owner, until FROM claims LIMIT 1")
         except (sqlite3.DatabaseError, OSError) as e:

@@ -280,12 +280,18 @@ class PictureStore:
         self.path, self._db, self._pid = Path(path), None, None
         self.path.parent.mkdir(parents=True, exist_ok=True)
         try:
-            self.db.execute("PRAGMA journal_mode=WAL")
-            self.db.execute("CREATE TABLE IF NOT EXISTS pictures (asin TEXT PRIMARY KEY, "
-                            "url TEXT, jpeg BLOB, reason TEXT, later INTEGER)")
-            self.db.execute("SELECT asin, url, jpeg, reason, later FROM pictures LIMIT 1")
+            self._begin()
         except sqlite3.DatabaseError as e:
             raise InputError(f"{path} cannot be used as a picture store ({e})") from None
+
+    def _begin(self):
+        "Make the table, or see that it is ours; the file of another program stays as it was."
+        with self.db as db:
+            db.execute("BEGIN IMMEDIATE")
+            db.execute("CREATE TABLE IF NOT EXISTS pictures (asin TEXT PRIMARY KEY, "
+                       "url TEXT, jpeg BLOB, reason TEXT, later INTEGER)")
+            db.execute("SELECT asin, url, jpeg, reason, later FROM pictures LIMIT 1")
+        self.db.execute("PRAGMA journal_mode=WAL")
 
     @property
     def db(self):
@@ -352,7 +358,10 @@ def rejected(self: PictureStore) -> pd.DataFrame: # asin, url, reason, later
 def check_public(url: str) -> None:
     """Raise `NoPicture` for an address on this machine or in a network that is not public, and for
     one that is neither http nor https. A name that cannot be looked up is left to the request."""
-    parts = urlsplit(url)
+    try:
+        parts = urlsplit(url)
+    except ValueError:
+        raise NoPicture("not a usable address (its brackets do not match)") from None
     if parts.scheme not in ("http", "https") or not parts.hostname:
         raise NoPicture("not a usable address (neither http nor https)")
     try:
@@ -360,7 +369,7 @@ def check_public(url: str) -> None:
     except (OSError, UnicodeError): # behind a proxy, only the proxy may know names
         return
     if any(not ipaddress.ip_address(a.partition("%")[0]).is_global for a in found):
-        raise NoPicture("an address that is not public (--allow-private fetches from it)")
+        raise NoPicture("not public (to fetch it all the same: --allow-private --all-missing)")
 
 # %% ../nbs/01d_fetch.ipynb #3a705356
 def _seconds_to_wait(headers) -> float: # at most 60
@@ -394,7 +403,8 @@ def _get(session, url: str, timeout: float, allow_private: bool) -> bytes:
     "The body at an address; each address on the way is checked. Raises `NoPicture`."
     import requests
     from requests import exceptions as e
-    unusable = (e.InvalidURL, e.MissingSchema, e.InvalidSchema, ValueError)
+    from urllib3.exceptions import LocationParseError
+    unusable = (e.InvalidURL, e.MissingSchema, e.InvalidSchema, UnicodeError, LocationParseError)
     try:
         for _ in range(6):
             if not allow_private:
@@ -407,7 +417,7 @@ def _get(session, url: str, timeout: float, allow_private: bool) -> bytes:
         raise NoPicture("not a usable address (too many redirects)")
     except unusable as error:
         raise NoPicture(f"not a usable address ({type(error).__name__})") from None
-    except requests.RequestException as error:
+    except (requests.RequestException, ValueError) as error: # ValueError: closed while it is read
         raise NoPicture(f"no answer ({type(error).__name__})", later=True) from None
 
 # %% ../nbs/01d_fetch.ipynb #2b90b462
