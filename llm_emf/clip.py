@@ -31,6 +31,7 @@ from .enrich import TEXTS, item_texts
 from .features import (Features, VectorStore, catalogue_hash, encode_missing, row_key,
                               save_features)
 from .fetch import PictureStore, fetch_pictures
+from .llm import UNLOADABLE
 from .pictures import ShopPictures
 
 # %% ../nbs/04_clip.ipynb #312c9b4f
@@ -300,9 +301,10 @@ class SentenceEncoder:
         try:
             self.tokenizer = AutoTokenizer.from_pretrained(folder)
             self.model = AutoModel.from_pretrained(folder).to(self.device).eval()
-        except OSError as e:
+        except UNLOADABLE as e:
+            reason = str(e).strip().partition("\n")[0][:300]
             raise InputError(f"the sentence encoder {name!r} could not be loaded: "
-                             f"{str(e).splitlines()[0]}") from None
+                             f"{reason}") from None
         self.width = self.model.config.hidden_size
 
     def __call__(self, texts) -> np.ndarray: # (n, width)

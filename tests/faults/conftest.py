@@ -18,7 +18,7 @@ def refused(here, tmp_path):
         code, _, err = here(*args)
         message = err[err.find("llm-emf: "):].strip()
         assert code == 1 and re.search(said, message, re.S), (args, err)
-        assert "Traceback" not in err and message.count("\n") <= 2, err
+        assert "Traceback" not in message and message.count("\n") <= 2, err
         assert len(message) < 1000, err
         return message
     return run

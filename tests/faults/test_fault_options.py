@@ -326,6 +326,36 @@ def test_a_mistake_of_the_program_keeps_its_traceback(here, tmp_path, monkeypatc
         here("prepare", "--profile", "smoke", "--out", tmp_path/"r")
 
 
+@pytest.fixture(scope="module")
+def models(tmp_path_factory):
+    "Folders that hold no model."
+    folder = tmp_path_factory.mktemp("models")
+    for name, config in (("empty", None), ("half", "{"), ("odd", '{"model_type": "wok"}')):
+        (folder/name).mkdir()
+        if config:
+            (folder/name/"config.json").write_text(config)
+    (folder/"weights.pt").write_bytes(b"\0" * 100)
+    return folder
+
+
+@pytest.mark.parametrize("model", ["empty", "half", "odd"])
+def test_a_folder_without_a_model_is_refused(refused, run, here, models, model):
+    said = f"{model}' could not be loaded"
+    refused(said, "enrich", "--out", run, "--model", models/model, "--limit", 2, "--no-cache")
+    assert here("enrich", "--out", run, "--limit", 0)[0] == 0
+    refused(said, "encode", "--out", run, "--text-encoder", models/model)
+
+
+@pytest.mark.parametrize("clip, said", [
+    ("nonsense", "open_clip knows no architecture 'nonsense'"), ("ViT-B-32", "needs weights"),
+    ("ViT-B-32/nonsense", "the weights 'nonsense'.*could not be loaded"),
+    ("llm-emf-small/MODELS/weights.pt", "weights.pt' of CLIP llm-emf-small could not be loaded"),
+    ("llm-emf-small/MODELS/none.pt", "none.pt' of CLIP llm-emf-small could not be loaded")])
+def test_a_clip_that_is_not_there_is_refused(refused, run, here, models, clip, said):
+    assert here("enrich", "--out", run, "--limit", 0)[0] == 0
+    refused(said, "encode", "--out", run, "--clip", clip.replace("MODELS", str(models)))
+
+
 ODD_HISTORIES = { # what is given as histories → the message; None: it works
     "nothing": ([], "needs at least one purchase"), "None": (None, "must be a list of asins"),
     "a number": (5, "must be a list of asins"), "a text": ("0", "not one string"),
