@@ -9,8 +9,10 @@ __all__ = ['app', 'Out', 'NewOut', 'DatasetName', 'Profile', 'Seed', 'Device', '
            'evaluate', 'report', 'main']
 
 # %% ../nbs/12_cli.ipynb #aea26fe6
+import errno
 import functools
 import os
+import sqlite3
 import sys
 import time
 from pathlib import Path
@@ -18,7 +20,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from .core import InputError, check_inputs, full_name, open_run, read_json
+from .core import InputError, check_inputs, full_name, open_run, read_identity
 
 # %% ../nbs/12_cli.ipynb #a488a43a
 def notebook_folder() -> Path:
@@ -86,6 +88,17 @@ Stage by stage: llm-emf prepare --out runs/mine, then each stage with --out runs
 `llm-emf COMMAND --help` lists the options of a command.""")
 
 # %% ../nbs/12_cli.ipynb #a43b2c09
+_OUTSIDE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO,
+            errno.EMFILE, errno.ENAMETOOLONG)
+
+def _reason_outside(e: Exception) -> str: # "" unless disk, rights or a data base are the reason
+    if isinstance(e, OSError) and e.errno in _OUTSIDE:
+        return f"{e.strerror}: {e.filename}" if e.filename else e.strerror
+    if isinstance(e, sqlite3.Error):
+        return f"a file of answers or pictures (.sqlite) cannot be used ({e})"
+    full = os.strerror(errno.ENOSPC)
+    return full if full in str(e) else ""
+
 def command(function):
     "Register a command: foreseen errors and Ctrl-C end it with a message and an exit code."
     @functools.wraps(function)
@@ -98,6 +111,12 @@ def command(function):
         except KeyboardInterrupt:
             typer.echo("llm-emf: stopped; the same command resumes where it was", err=True)
             raise typer.Exit(130) from None
+        except Exception as e:
+            if not (reason := _reason_outside(e)):
+                raise                      # a mistake of this program: its traceback is wanted
+            typer.echo(f"llm-emf: {reason}. What was finished is kept: mend this, and run the same "
+                       "command again.", err=True)
+            raise typer.Exit(1) from None
     app.command()(run)
     return function
 
@@ -140,14 +159,19 @@ def default_out(dataset: str, profile: str, seed: int) -> str:
     return f"runs/{Path(dataset.replace(':', '-')).name or 'data'}-{profile}-{seed}"
 
 # %% ../nbs/12_cli.ipynb #954da9ac
+def _check_device(device: str) -> None: # before work is spent
+    if device != "auto":
+        from llm_emf.core import pick_device
+        pick_device(device)
+
 def reopen(out: str, device: str = "auto"): # the `Run`
     "Open a run folder. Raises `InputError` if there is none, or if `prepare` has not ended well."
     if not out or not (Path(out)/"run.json").exists():
         raise InputError(f"{out or 'the empty path'} is no run folder. Begin one with "
                          "llm-emf prepare --out FOLDER, and give it with --out FOLDER")
-    identity = read_json(Path(out)/"run.json")
-    known = [identity.get(k) for k in ("dataset", "profile", "seed")]
-    run = open_run(out, *known, device)
+    _check_device(device)
+    identity = read_identity(out)
+    run = open_run(out, *(identity[k] for k in ("dataset", "profile", "seed")), device)
     check_inputs(run, [run.stage("prepare")])
     return run
 
@@ -178,7 +202,7 @@ def reproduce(
     out: NewOut = "",
     seed: Seed = 0,
     device: Device = "auto",
-    limit: Annotated[int | None, typer.Option(show_default="the profile's", help=(
+    limit: Annotated[int | None, typer.Option(min=-1, show_default="the profile's", help=(
         "Ask the language model about at most so many items."))] = None,
 ) -> None:
     """Run all notebooks in order and write report.html and results.csv.
@@ -187,9 +211,9 @@ def reproduce(
 
     Example: llm-emf reproduce --dataset my-data --profile smoke
     """
-    from llm_emf.core import pick_device
-    from llm_emf.data import prepare
-    pick_device(device)
+    from llm_emf.data import check_named, prepare
+    _check_device(device)
+    check_named(dataset)
     run = open_run(out or default_out(dataset, profile, seed), dataset, profile, seed, device)
     prepare(run)                       # bad data are reported now, not in a notebook
     notebooks, began = numbered_notebooks(), time.monotonic()
@@ -231,6 +255,8 @@ def prepare(
         ))] = "",
     knobs: Annotated[str, typer.Option(help=(
         "For the shop (notebook 01), e.g. \"pictures=0 transfer=0.5 users=10000\"."))] = "",
+    allow_damaged: Annotated[bool, typer.Option("--allow-damaged", help=(
+        "For raw files: use what can be read of a damaged archive."))] = False,
     ties: Annotated[Literal["as-given", "random"], typer.Option(help=(
         "Order of a user's purchases at one time (notebook 02): the source's, or random."
         ))] = "as-given",
@@ -242,9 +268,11 @@ def prepare(
     Example: llm-emf prepare --dataset shop --profile smoke --out runs/mine
     """
     from llm_emf.core import with_words
-    from llm_emf.data import prepare
+    from llm_emf.data import check_named, prepare
     from llm_emf.readers import CleanSettings
-    shop, rules = _shop_settings(dataset, profile, knobs), with_words(CleanSettings(), clean)
+    check_named(dataset)
+    shop = _shop_settings(dataset, profile, knobs)
+    rules = with_words(CleanSettings(allow_damaged=allow_damaged), clean)
     run = open_run(out or default_out(dataset, profile, seed), dataset, profile, seed)
     print(prepare(run, split or "", shop, source, rules, ties))
 
@@ -266,7 +294,7 @@ def enrich(
     model: Annotated[str, typer.Option(help=(
         "smollm2 (offline), a model's name on the Hugging Face hub, or one the server knows."
         ))] = "smollm2",
-    limit: Annotated[int | None, typer.Option(show_default="the profile's", help=(
+    limit: Annotated[int | None, typer.Option(min=-1, show_default="the profile's", help=(
         "Ask about at most so many items, the most bought first; -1: all."))] = None,
     cache: Annotated[str | None, typer.Option(show_default="llm-cache.sqlite beside the run folder",
                                               help="File of the answers.")] = None,
@@ -312,13 +340,16 @@ def pictures(
     per_host: Annotated[int, typer.Option(min=1, help="Requests at a time to one server.")] = 8,
     all_missing: Annotated[bool, typer.Option("--all-missing", help=(
         "Try again also what is gone or no picture."))] = False,
+    allow_private: Annotated[bool, typer.Option("--allow-private", help=(
+        "Fetch also from this machine and from networks that are not public."))] = False,
 ) -> None:
     """Stage 2b, for catalogues with picture addresses: fetch the missing ones into one file.
 
     Example: llm-emf pictures --out runs/mine --concurrency 32
     """
     from llm_emf.clip import fetch_run_pictures
-    how = {"concurrency": concurrency, "per_host": per_host, "all_missing": all_missing}
+    how = {"concurrency": concurrency, "per_host": per_host, "all_missing": all_missing,
+           "allow_private": allow_private}
     if not fetch_run_pictures(reopen(out), **how):
         print("nothing to fetch: all pictures are there, or the catalogue has no addresses")
 

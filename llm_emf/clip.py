@@ -24,13 +24,14 @@ import torch.nn.functional as F
 from fastcore.basics import patch
 from PIL import Image, UnidentifiedImageError
 
-from .core import (InputError, Run, pick_device, processes, progress,
+from .core import (InputError, Run, check_fields, pick_device, processes, progress,
                           repair_torchvision, run_stage, stage_holds, stage_key)
 from .data import load_dataset
 from .enrich import TEXTS, item_texts
 from .features import (Features, VectorStore, catalogue_hash, encode_missing, row_key,
                               save_features)
 from .fetch import PictureStore, fetch_pictures
+from .llm import UNLOADABLE
 from .pictures import ShopPictures
 
 # %% ../nbs/04_clip.ipynb #312c9b4f
@@ -54,15 +55,8 @@ class ClipSettings:
     workers: int = -1 # processes that decode pictures; -1: cores - 1, none on two cores or fewer
 
     def __post_init__(self):
-        if self.text not in TEXTS:
-            raise InputError(f"unknown text {self.text!r}; choose one of {', '.join(TEXTS)}")
-        if self.long_text not in ("truncate", "chunks"):
-            raise InputError(f"unknown treatment of long texts {self.long_text!r}; "
-                             "choose truncate or chunks")
-        if self.dtype not in ("float32", "float16"):
-            raise InputError(f"vectors are stored as float32 or float16, not {self.dtype!r}")
-        if self.batch_size < 1:
-            raise InputError(f"batch_size must be at least 1, not {self.batch_size}")
+        check_fields(self, text=TEXTS, long_text=("truncate", "chunks"),
+                     dtype=("float32", "float16"), batch_size="≥ 1", workers="≥ -1")
 
 # %% ../nbs/04_clip.ipynb #260216fa
 SMALL = "llm-emf-small"
@@ -307,9 +301,10 @@ class SentenceEncoder:
         try:
             self.tokenizer = AutoTokenizer.from_pretrained(folder)
             self.model = AutoModel.from_pretrained(folder).to(self.device).eval()
-        except OSError as e:
+        except UNLOADABLE as e:
+            reason = str(e).strip().partition("\n")[0][:300]
             raise InputError(f"the sentence encoder {name!r} could not be loaded: "
-                             f"{str(e).splitlines()[0]}") from None
+                             f"{reason}") from None
         self.width = self.model.config.hidden_size
 
     def __call__(self, texts) -> np.ndarray: # (n, width)
@@ -378,14 +373,22 @@ class FolderPictures:
         folder, # what the names are relative to
     ):
         named = items[items["picture"].fillna("") != ""]
-        self.paths = {i: Path(folder)/p for i, p in zip(named["item_id"], named["picture"])}
+        self.folder, self.names = Path(folder).resolve(), dict(zip(named["item_id"],
+                                                                   named["picture"]))
+
+    def path(self, item_id) -> Path:
+        "The file. Raises `OSError` if it lies outside the folder, links resolved."
+        path = (self.folder/self.names[item_id]).resolve()
+        if not path.is_relative_to(self.folder):
+            raise OSError(f"{self.names[item_id]!r} leads out of the data set's folder")
+        return path
 
     def __getitem__(self, item_id) -> Image.Image:
-        with Image.open(self.paths[item_id]) as image:
+        with Image.open(self.path(item_id)) as image:
             return image.convert("RGB")
 
     def key(self, item_id) -> bytes: # what the picture depends on
-        return self.paths[item_id].read_bytes()
+        return self.path(item_id).read_bytes()
 
 # %% ../nbs/04_clip.ipynb #f0a2874d
 class FetchedPictures:

@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['FORMAT', 'PROFILES', 'COLOUR', 'NAMES', 'InputError', 'file_hash', 'content_hash', 'folder_hashes', 'write_json',
-           'read_json', 'versions', 'full_name', 'Run', 'open_run', 'stage_command', 'read_manifest', 'stage_summary',
-           'stage_holds', 'stale_stages', 'check_inputs', 'stage_key', 'stage_lock', 'run_stage', 'derive', 'stream',
-           'set_seed', 'pick_device', 'processes', 'with_words', 'settings_table', 'progress', 'tidy',
-           'repair_torchvision']
+           'read_json', 'versions', 'full_name', 'Run', 'read_identity', 'open_run', 'stage_command', 'read_manifest',
+           'stage_summary', 'stage_holds', 'stale_stages', 'check_inputs', 'stage_key', 'stage_lock', 'run_stage',
+           'derive', 'stream', 'set_seed', 'pick_device', 'processes', 'with_words', 'check_fields', 'settings_table',
+           'progress', 'tidy', 'repair_torchvision']
 
 # %% ../nbs/00_core.ipynb #b20b3b28
 import atexit
@@ -26,6 +26,7 @@ import warnings
 from contextlib import contextmanager
 from dataclasses import MISSING, asdict, dataclass, is_dataclass, replace
 from importlib import metadata
+from numbers import Integral, Real
 from pathlib import Path
 
 # progress bars of other libraries fall back to plain text, which is what we want
@@ -132,6 +133,21 @@ class Run:
         "The folder of a stage, whether it is there or not."
         return self.path/name
 
+# %% ../nbs/00_core.ipynb #8f607445
+def read_identity(
+    folder, # a run folder, with run.json
+) -> dict: # format, dataset, profile, seed
+    "What a run folder's run.json holds. Raises `InputError` if it is damaged."
+    file = Path(folder)/"run.json"
+    try:
+        found = read_json(file)
+    except InputError:
+        found = None
+    kinds = {"format": int, "dataset": str, "profile": str, "seed": int}
+    if isinstance(found, dict) and all(type(found.get(k)) is kind for k, kind in kinds.items()):
+        return found
+    raise InputError(f"{file} is damaged. Choose another folder with --out, or delete this one.")
+
 # %% ../nbs/00_core.ipynb #43aca5f3
 def open_run(path, dataset="shop", profile="quick", seed=0, device="auto") -> Run:
     "Open or make a run folder. Raises `InputError` if it cannot be written or holds another run."
@@ -146,7 +162,7 @@ def open_run(path, dataset="shop", profile="quick", seed=0, device="auto") -> Ru
                          "Choose an empty folder with --out.")
     if not held:
         write_json(file, run.identity())
-    _check_identity(run, read_json(file))
+    _check_identity(run, read_identity(run.path))
     return run
 
 def _make_writable(path):
@@ -158,12 +174,12 @@ def _make_writable(path):
                          "Choose another with --out.") from None
 
 def _check_identity(run, found):
-    what = {"format": "made by another version of llm-emf (run-folder format",
+    what = {"format": "made by another version of llm-emf (run-folder format ",
             "dataset": "of another dataset (", "profile": "of another profile (",
             "seed": "of another seed ("}
     for key, words in what.items():
         if found.get(key) != (asked := run.identity()[key]):
-            raise InputError(f"the run folder {run.path} is {words} {found.get(key)}; asked for: "
+            raise InputError(f"the run folder {run.path} is {words}{found.get(key)}; asked for: "
                              f"{asked}). Choose another folder with --out, or delete this one.")
 
 # %% ../nbs/00_core.ipynb #63dbdd91
@@ -198,9 +214,9 @@ def read_manifest(
     folder = Path(folder)
     try:
         manifest = read_json(folder/"manifest.json")
-        if {"key", "outputs"} <= set(manifest):
+        if all(isinstance(manifest[part], dict) for part in ("key", "outputs")):
             return manifest
-    except (InputError, TypeError):
+    except (InputError, KeyError, TypeError):
         pass
     raise InputError(f"{folder/'manifest.json'} is damaged. Run again: "
                      f"{_command(folder.name, folder.parent)}")
@@ -537,7 +553,7 @@ def _part_with(parts, name): # the number of the first part that has the field
 
 # %% ../nbs/00_core.ipynb #0f0f48b4
 _BOOLS = {"true": True, "false": False, "1": True, "0": False}
-_KINDS = {bool: "true or false", int: "a number", float: "a number"}
+_KINDS = {bool: "true or false", int: "a whole number", float: "a number"}
 
 def _value(name, text, now):
     kind = type(now)
@@ -551,6 +567,40 @@ def _value(name, text, now):
     if kind is float and not math.isfinite(value):
         raise InputError(f"{name} must be a finite number, not {text!r}")
     return value
+
+# %% ../nbs/00_core.ipynb #2cd4ad07
+def check_fields(
+    settings, # a settings dataclass
+    **allowed, # field → a tuple of choices, or a range in words: `≥ 1`, `> 0`, `0 … 1`
+) -> None:
+    """Raise `InputError` for the first field that is of another kind than its annotation says, or
+    not among what is allowed."""
+    for name, field in settings.__dataclass_fields__.items():
+        value, rule = getattr(settings, name), allowed.get(name, "")
+        if isinstance(rule, tuple):
+            wanted, good = f"one of {', '.join(map(str, rule))}", value in rule
+        else:
+            kind = {int: "a whole number", float: "a finite number", bool: "true or false",
+                    str: "text"}.get(field.type, "")
+            wanted = f"{kind} {rule}".strip()
+            good = _is_kind(value, field.type) and _is_within(value, rule)
+        if not good:
+            raise InputError(f"{name} must be {wanted}, not {value!r}")
+
+def _is_kind(value, kind) -> bool: # of other kinds than these four nothing is known
+    if kind in (int, float):
+        real = isinstance(value, Integral if kind is int else Real) and not isinstance(value, bool)
+        return real and math.isfinite(value)
+    return not isinstance(kind, type) or kind not in (bool, str) or isinstance(value, kind)
+
+def _is_within(value, rule: str) -> bool:
+    if not rule:
+        return True
+    if "…" in rule:
+        low, high = map(float, rule.split("…"))
+        return low <= value <= high
+    sign, limit = rule.split()
+    return value >= float(limit) if sign == "≥" else value > float(limit)
 
 # %% ../nbs/00_core.ipynb #462f088b
 def settings_table(cls): # a `pandas.DataFrame`, one row a field

@@ -43,10 +43,13 @@ class Cache:
         columns = f"{COLUMNS[0]} TEXT PRIMARY KEY, {', '.join(COLUMNS[1:])}"
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            with closing(self._open()) as db, db:
+            with closing(self._open()) as db, db: # all or nothing: another program's file stays
+                db.execute("BEGIN IMMEDIATE")
                 db.execute(f"CREATE TABLE IF NOT EXISTS answers ({columns})")
                 db.execute("CREATE TABLE IF NOT EXISTS claims "
                            "(key TEXT PRIMARY KEY, owner TEXT, until REAL)")
+                db.execute(f"SELECT {', '.join(COLUMNS)} FROM answers LIMIT 1")
+                db.execute("SELECT key, owner, until FROM claims LIMIT 1")
         except (sqlite3.DatabaseError, OSError) as e:
             raise InputError(f"{path} cannot be used as the cache of LLM answers ({e}). "
                              "Move it away or name another.") from None
@@ -94,7 +97,10 @@ def to_parquet(self: Cache, path) -> int: # the number of answers
 def merge_parquet(self: Cache, path) -> int: # how many answers the file holds
     """Take in the answers of a parquet file that are not here yet. Raises `InputError` if it
     lacks columns."""
-    table = pd.read_parquet(path)
+    try:
+        table = pd.read_parquet(path)
+    except (OSError, ValueError) as e: # pyarrow's errors are of these kinds
+        raise InputError(f"{path} cannot be read as parquet ({e})") from None
     if missing := set(COLUMNS) - set(table.columns):
         raise InputError(f"{path} is not a table of LLM answers: "
                          f"it lacks the columns {sorted(missing)}")
@@ -183,9 +189,11 @@ class _Spending: # what the answers of one call of `ask` cost, in USD
         return True
 
     def paid(self, prompt, answer: dict) -> None:
+        most = self.reserved.pop(id(prompt), 0.0)
         cost_in = answer["tokens_in"] * self.backend.price_in
-        self.spent += cost_in / 1e6 + answer["tokens_out"] * self.backend.price_out / 1e6
-        self.reserved.pop(id(prompt), None)
+        cost = cost_in / 1e6 + answer["tokens_out"] * self.backend.price_out / 1e6
+        # a server that does not say how many tokens it read is taken to cost the most it can
+        self.spent += cost if answer["tokens_in"] else most
 
 # %% ../nbs/03a_enrich.ipynb #49f5ab22
 def _unanswered(prompts, cache, settings) -> tuple: # keys; key → prompt, those not in the cache

@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['LONGEST', 'SINCE', 'UNTIL', 'META_KEYS', 'C2DSR_NAMES', 'Rejected', 'line_blocks', 'BadLine', 'parse_object',
-           'parse_review', 'clean_text', 'best_picture', 'parse_meta', 'parsed_lines', 'Purchases', 'PurchaseBuilder',
-           'read_meta', 'read_reviews', 'find_file', 'read_amazon', 'CleanSettings', 'core', 'clean', 'cut_windows',
-           'read_c2dsr', 'write_c2dsr', 'write_recbole', 'read_recbole']
+           'parse_review', 'clean_text', 'best_picture', 'parse_meta', 'parsed_lines', 'Purchases', 'whole_times',
+           'PurchaseBuilder', 'read_meta', 'read_reviews', 'find_file', 'read_amazon', 'CleanSettings', 'core', 'clean',
+           'cut_windows', 'read_c2dsr', 'write_c2dsr', 'write_recbole', 'read_recbole']
 
 # %% ../nbs/01c_readers.ipynb #d2484d78
 import ast
@@ -22,7 +22,7 @@ import numpy as np
 import pandas as pd
 from fastcore.basics import patch
 
-from .core import InputError, progress
+from .core import InputError, check_fields, progress
 from .raw import raw_names
 
 # %% ../nbs/01c_readers.ipynb #16facd9e
@@ -31,8 +31,8 @@ LONGEST = 1 << 20  # most bytes of a line; a longer one is rejected without bein
 # %% ../nbs/01c_readers.ipynb #5b64bbca
 class Rejected:
     "The lines that could not be used: file, line number, reason and first words."
-    def __init__(self):
-        self.rows = []
+    def __init__(self, allow_damaged: bool = False): # use what can be read of a damaged archive
+        self.rows, self.allow_damaged = [], allow_damaged
         self.lines = 0  # lines read so far, good or bad
 
     def add(self, file, line: int, reason: str, text: bytes = b""):
@@ -76,6 +76,17 @@ def _gunzipped(file, on_damage):
         on_damage("the file ends too early (a download that broke off?)")
 
 # %% ../nbs/01c_readers.ipynb #cfe9d335
+def _check_beginning(path: Path) -> None:
+    "Raise `InputError` for a web page in place of data, and a .gz file that is no archive."
+    with open(path, "rb") as file:
+        head = file.read(512)
+    again = "Delete it and fetch it again."
+    text = head.lstrip(b"\xef\xbb\xbf \t\r\n").lower()
+    if text.startswith((b"<!doctype", b"<html", b"<?xml", b"<head")):
+        raise InputError(f"{path} is a web page, not data. {again}")
+    if path.name.endswith(".gz") and not head.startswith(b"\x1f\x8b"):
+        raise InputError(f"{path} is {'no gzip archive' if head else 'empty'}. {again}")
+
 def _content(path: Path, on_damage):
     "Yield a file's content in blocks, decompressed if its name ends in .gz."
     with open(path, "rb") as file:
@@ -97,12 +108,14 @@ def _without_long(lines: list, first: int, file: str, rejected: Rejected) -> lis
 # %% ../nbs/01c_readers.ipynb #48abc30e
 def line_blocks(
     path, # plain or gzipped file
-    rejected: Rejected, # lines over `LONGEST` and damage of the file are noted here
+    rejected: Rejected, # lines over `LONGEST` are noted here, and damage of the file if allowed
 ): # yields (number of the first line, list of lines as bytes, or None for a rejected line)
-    "The complete lines of a file, some thousands at a time. Raises `InputError` if it is missing."
+    """The complete lines of a file, some thousands at a time. Raises `InputError` if it is missing,
+    a web page, or damaged and `rejected` does not allow that."""
     path, first, rest, too_long, damage = Path(path), 1, b"", False, []
     if not path.exists():
         raise InputError(f"{path} is not there")
+    _check_beginning(path)
     for block in _content(path, damage.append):
         lines = (rest + block).split(b"\n")
         rest = lines.pop()  # not complete yet
@@ -116,6 +129,9 @@ def line_blocks(
         if lines:
             yield first, lines
         first += len(lines)
+    if damage and not rejected.allow_damaged:
+        raise InputError(f"{path} is damaged: after {first - 1:,} lines {damage[0]}. Delete it and "
+                         "fetch it again, or use what can be read with --allow-damaged.")
     if damage:
         rejected.add(path.name, first, damage[0], rest)
     elif rest and not too_long:
@@ -148,12 +164,14 @@ def parse_object(line: bytes, literal: bool = False) -> dict:
 SINCE, UNTIL = 788_918_400, 1_893_456_000  # 1995 and 2030 in unix seconds; other times are mistakes
 
 def _check_name(value, what: str) -> None:
-    "A user or an asin is a string of 1 to 64 characters."
-    if type(value) is not str or not 0 < len(value) <= 64:
-        raise BadLine(f"no {what}" if value is None else f"the {what} is no short string")
+    "A user or an asin is a string of 1 to 64 characters that can be written."
+    if value is None or type(value) is str and not value.strip():
+        raise BadLine(f"no {what}")
+    if type(value) is not str or len(value) > 64 or re.search("[\ud800-\udfff]", value):
+        raise BadLine(f"the {what} is no short string")
 
 def parse_review(o: dict, year: int) -> tuple: # user, asin, unix seconds
-    "Who bought what and when. Raises `BadLine`."
+    "Who bought what and when; times keep their fractions. Raises `BadLine`."
     if year == 2023:
         user, asin = o.get("user_id"), o.get("parent_asin") or o.get("asin")
         time, rating = o.get("timestamp"), o.get("rating")
@@ -166,10 +184,10 @@ def parse_review(o: dict, year: int) -> tuple: # user, asin, unix seconds
         raise BadLine("no time" if time is None else "the time is no number")
     if rating is not None and type(rating) not in (int, float):
         raise BadLine("the rating is no number")
-    seconds = time // 1000 if year == 2023 else time
+    seconds = time / 1000 if year == 2023 else time
     if not SINCE <= seconds <= UNTIL:
         raise BadLine("the time lies outside 1995 … 2030")
-    return user, asin, int(seconds)
+    return user, asin, seconds
 
 # %% ../nbs/01c_readers.ipynb #6d5ae72e
 def _is_missing(value) -> bool:
@@ -179,10 +197,11 @@ def clean_text(
     text: str, # a missing value (None, NaN) counts as no text
     longest: int = 300, # characters that are kept
 ) -> str: # "" for no text
-    "Resolve HTML entities, drop control characters, reduce white space to single blanks, cut."
+    """Resolve HTML entities, drop control characters, reduce white space to single blanks, cut.
+    Halves of characters (surrogates), which no file can hold, become `?`."""
     if not isinstance(text, str):
         text = "" if _is_missing(text) else str(text)
-    text = re.sub(r"[\x00-\x1f\x7f]", " ", html.unescape(text))
+    text = re.sub(r"[\x00-\x1f\x7f]", " ", html.unescape(text)).encode(errors="replace").decode()
     return " ".join(text.split())[:longest]
 
 # %% ../nbs/01c_readers.ipynb #97d48ce9
@@ -280,7 +299,7 @@ class Purchases:
     domains: tuple # names of the two domains
     user: np.ndarray # (purchases,) int32
     item: np.ndarray # (purchases,) int32, rows of `items`
-    time: np.ndarray # (purchases,) int64, unix seconds
+    time: np.ndarray # (purchases,) unix seconds: int64, or float64 where some have fractions
     rejected: pd.DataFrame # file, line, reason, text
     lines: int = 0 # lines read in all
     steps: list = field(default_factory=list) # (what was done, purchases, users, items left)
@@ -301,13 +320,21 @@ class Purchases:
         "Which purchases lie in the second domain."
         return (self.items["domain"].to_numpy() == self.domains[1])[self.item]
 
+# %% ../nbs/01c_readers.ipynb #1298e10c
+def whole_times(
+    time: np.ndarray, # unix seconds
+) -> np.ndarray: # int64 if no time has a fraction, else as they are
+    "Times in the form in which they are kept: whole numbers where nothing is cut off by that."
+    whole = time.astype(np.int64)
+    return whole if (whole == time).all() else time
+
 # %% ../nbs/01c_readers.ipynb #972fd683
 class PurchaseBuilder:
     "Purchases while they are read."
     def __init__(self):
         self.users, self.numbers = {}, {}  # name → number; asin → number
         self.rows, self.domain = [], []  # metadata and domain of each item, by number
-        self.user, self.item, self.time = array("i"), array("i"), array("q")
+        self.user, self.item, self.time = array("i"), array("i"), array("d")
 
 # %% ../nbs/01c_readers.ipynb #3a92aaea
 def _add_item(b: PurchaseBuilder, asin: str, meta: tuple, d: int) -> int:
@@ -344,7 +371,7 @@ def build(self: PurchaseBuilder, domains, rejected: Rejected) -> Purchases:
     names = np.array(domains, dtype=object)
     items.insert(1, "domain", names[self.domain] if self.rows else [])
     user, item = np.frombuffer(self.user, np.int32), np.frombuffer(self.item, np.int32)
-    time = np.frombuffer(self.time, np.int64)
+    time = whole_times(np.frombuffer(self.time, np.float64))
     return Purchases(list(self.users), items, tuple(domains), user, item, time,
                      rejected.table(), rejected.lines)
 
@@ -384,10 +411,12 @@ def read_amazon(
     year: int, # 2014, 2018 or 2023
     categories, # two names as in the files, e.g. Grocery_and_Gourmet_Food; X first
     domains: tuple, # what to call them
+    allow_damaged: bool = False, # use what can be read of a damaged archive
 ) -> Purchases:
     """Read reviews and metadata of two categories. An asin under both belongs to the first;
-    items without metadata have an empty title. Raises `InputError` if no review can be read."""
-    rejected, builder = Rejected(), PurchaseBuilder()
+    items without metadata have an empty title. Raises `InputError` if no review can be read, and
+    for a damaged archive if that is not allowed."""
+    rejected, builder = Rejected(allow_damaged), PurchaseBuilder()
     for d, category in enumerate(categories):
         reviews, meta = (find_file(source, [name]) for name in raw_names(year, category))
         known = read_meta(meta, year, rejected, f"items of {domains[d]}")
@@ -413,17 +442,12 @@ class CleanSettings:
     window_days: int = 365 # purchases of a sequence lie within so many of its first; 0: no limit
     each_domain: int = 3 # purchases a sequence must have in each domain
     titled: bool = True # drop items without a title
+    allow_damaged: bool = False # use what can be read of a damaged archive; else it is an error
 
     def __post_init__(self):
-        if self.duplicates not in ("first", "keep"):
-            raise InputError(f"unknown rule for duplicates {self.duplicates!r}; "
-                             "choose first or keep")
-        if self.users not in ("both", "either"):
-            raise InputError(f"unknown choice of users {self.users!r}; "
-                             "choose both or either")
-        for name, value in vars(self).items():
-            if type(value) is int and value < 0:
-                raise InputError(f"{name} must be 0 or more, not {value}")
+        rules = {name: "≥ 0" for name, field in self.__dataclass_fields__.items()
+                 if field.type is int}
+        check_fields(self, duplicates=("first", "keep"), users=("both", "either"), **rules)
 
 # %% ../nbs/01c_readers.ipynb #50efdd38
 def _titled(p: Purchases) -> np.ndarray:
@@ -448,7 +472,7 @@ def _at_most(p: Purchases, most: int) -> np.ndarray:
 
 def _at_most_a_day(p: Purchases, most: int) -> np.ndarray:
     "Purchases of users who never have more on one day (UTC)."
-    user_day = p.user * np.int64(100_000) + p.time // 86400
+    user_day = p.user * np.int64(100_000) + (p.time // 86400).astype(np.int64)
     _, day, count = np.unique(user_day, return_inverse=True, return_counts=True)
     too_many = np.unique(p.user[count[day] > most])
     return ~np.isin(p.user, too_many)
@@ -511,7 +535,8 @@ def _window_starts(p: Purchases, days: int) -> np.ndarray: # (purchases,) bool
         return starts
     begin = np.flatnonzero(starts)
     end = np.r_[begin[1:], len(p.user)]  # of each user's purchases
-    key = p.user.astype(np.int64) << 34 | p.time  # rises with user, then time
+    # rises with user, then time
+    key = p.user.astype(np.int64) << 34 | p.time.astype(np.int64)
     while len(begin):
         following = np.searchsorted(key, key[begin] + days * 86400)
         more = following < end
@@ -553,20 +578,29 @@ def _read_c2dsr_items(source, domains, rejected: Rejected) -> pd.DataFrame:
     for key, domain in zip("xy", domains):
         lines = parsed_lines(find_file(source, C2DSR_NAMES[key]), _parse_c2dsr_item, rejected)
         part = [(1 + n_before + index, domain, asin, "") for _, (index, asin) in lines]
+        if not part:
+            raise InputError(f"{find_file(source, C2DSR_NAMES[key])} holds no items; it must have "
+                             "lines of number, asin, index, with tabs between them")
         rows += part
         n_before = max((item for item, *_ in part), default=0)
     return pd.DataFrame(rows, columns=["item", "domain", "asin", "title"])
 
 # %% ../nbs/01c_readers.ipynb #13883422
+def _seconds(text: str): # raises ValueError
+    time = float(text)
+    if not abs(time) < 1e15:  # nan, and what is no time
+        raise ValueError
+    return int(time) if time.is_integer() else time
+
 def _parse_c2dsr_sequence(line: bytes, last: int): # (user, items, times); None for an empty line
     "A sequence by time, stably; items are counted from 1 to `last`."
     if not line:
         return None
     try:
-        user, _, *events = line.decode().strip("\r\t ").split("\t")
+        user, _, *events = line.decode().rstrip("\r\t ").split("\t")
         events = [event.split("|") for event in events]
-        pairs = [(int(event[0]), int(event[1])) for event in events]
-        if not pairs:
+        pairs = [(int(event[0]), _seconds(event[1])) for event in events]
+        if not pairs or not user.strip():
             raise ValueError
     except (ValueError, IndexError):
         raise BadLine("not: user, id, item|time|date| …") from None
@@ -581,7 +615,8 @@ def read_c2dsr(
     domains=("X", "Y"), # what to call them
 ) -> tuple: # items and sequences for `llm_emf.data.build_dataset`; the table of rejected lines
     """Read a C2DSR folder. Items are sorted by time, stably; in valid and test the last item is
-    the target. Titles are empty: the format has none. Raises `InputError` if a file is missing."""
+    the target. Titles are empty: the format has none. Raises `InputError` if a file is missing,
+    or if there is no item in a list or no sequence at all."""
     rejected = Rejected()
     items = _read_c2dsr_items(source, domains, rejected)
     last, rows = max(items["item"], default=0), []
@@ -592,6 +627,11 @@ def read_c2dsr(
             if found is not None:
                 user, bought, times = found
                 rows.append((f"{split}-{k}-{user}", split, bought, times))
+    if not rows:
+        why = rejected.rows[0][2] if rejected.rows else "the files are empty"
+        raise InputError(f"{find_file(source, C2DSR_NAMES['train'])} and the files for valid and "
+                         f"test hold no sequence that can be read ({len(rejected.rows):,} lines "
+                         f"rejected, the first because: {why})")
     sequences = pd.DataFrame(rows, columns=["user", "split", "items", "times"])
     return items, sequences, rejected.table()
 
@@ -639,23 +679,66 @@ def write_recbole(
     item.to_csv(folder/f"{name}.item", sep="\t", index=False)
 
 # %% ../nbs/01c_readers.ipynb #1f948507
+def _not_utf8(path: Path) -> InputError: # names the line
+    for k, line in enumerate(path.read_bytes().split(b"\n"), 1):
+        try:
+            line.decode()
+        except UnicodeDecodeError:
+            return InputError(f"{path}, line {k}: not UTF-8. Save the file in that encoding.")
+
+def _read_tabs(path: Path) -> pd.DataFrame: # of strings; quotes mean nothing
+    if path.is_dir() or not path.stat().st_size:
+        raise InputError(f"{path} is {'a folder, not a file' if path.is_dir() else 'empty'}")
+    try:
+        table = pd.read_csv(path, sep="\t", dtype=str, keep_default_na=False, quoting=3,
+                            encoding="utf-8-sig")
+    except UnicodeDecodeError:
+        raise _not_utf8(path) from None
+    except ValueError as e: # pandas names the line
+        raise InputError(f"{path} is no table with tabs ({str(e).strip()})") from None
+    if not isinstance(table.index, pd.RangeIndex): # pandas takes the first fields for names of rows
+        raise InputError(f"{path}, line 2: more fields than the first line has columns")
+    return table
+
 def _read_atomic(path: Path, needed: tuple) -> pd.DataFrame:
-    "An atomic file as strings; a column is named without its type."
-    table = pd.read_csv(path, sep="\t", dtype=str, keep_default_na=False, quoting=3)
-    table = table.rename(columns=lambda column: column.partition(":")[0])
+    """An atomic file as strings; a column is named without its type. Raises `InputError` for a file
+    that is no such table, and for the first line in which a needed field is empty."""
+    table = _read_tabs(path).rename(columns=lambda column: column.partition(":")[0])
     if missing := [column for column in needed if column not in table]:
         raise InputError(f"{path} lacks the column {missing[0]!r} "
-                         f"(it has: {', '.join(table.columns)})")
+                         f"(it has: {', '.join(map(str, table.columns))[:300]})")
+    if twice := table.columns[table.columns.duplicated()].tolist():
+        raise InputError(f"{path}: the column {twice[0]!r} stands twice")
+    for column in needed:
+        empty = (table[column].fillna("").str.strip() == "").to_numpy()
+        if empty.any():
+            raise InputError(f"{path}, line {int(np.argmax(empty)) + 2}: {column!r} is empty")
     return table
 
 def _recbole_items(path: Path) -> pd.DataFrame: # item (1, 2, …), asin, domain, title
     table = _read_atomic(path, ("item_id", "domain"))
+    if not len(table):
+        raise InputError(f"{path} holds no items")
+    twice = table["item_id"].duplicated().to_numpy()
+    if twice.any():
+        k = int(np.argmax(twice))
+        raise InputError(f"{path}, line {k + 2}: item {table['item_id'][k]!r} stands twice")
     titles = table["title"].fillna("") if "title" in table else pd.Series("", table.index)
     titles = titles.where(titles.str.strip() != "", "")
     return pd.DataFrame({"item": np.arange(1, len(table) + 1), "asin": table["item_id"],
                          "domain": table["domain"], "title": titles})
 
 # %% ../nbs/01c_readers.ipynb #ed702ea1
+def _recbole_times(path: Path, events: pd.DataFrame) -> np.ndarray: # (purchases,) unix seconds
+    if "timestamp" not in events:
+        return np.arange(len(events))  # the order of the file
+    time = pd.to_numeric(events["timestamp"], errors="coerce").to_numpy()
+    bad = ~np.isfinite(time)
+    if bad.any():
+        k = int(np.argmax(bad))
+        raise InputError(f"{path}, line {k + 2}: the time {events['timestamp'][k]!r} is no number")
+    return whole_times(time)
+
 def _recbole_sequences(path: Path, events: pd.DataFrame, asins) -> pd.DataFrame:
     "Purchases, read from `path`, as a table of user, items, times; a row a user."
     place = pd.Index(asins).get_indexer(events["item_id"])
@@ -663,10 +746,7 @@ def _recbole_sequences(path: Path, events: pd.DataFrame, asins) -> pd.DataFrame:
         k = int(np.argmax(place < 0))
         raise InputError(f"{path}, line {k + 2}: item {events['item_id'][k]!r} "
                          "is not in the .item file")
-    if "timestamp" in events:
-        time = pd.to_numeric(events["timestamp"]).astype(np.int64)
-    else:
-        time = np.arange(len(events))  # the order of the file
+    time = _recbole_times(path, events)
     table = pd.DataFrame({"user": events["user_id"], "item": place + 1, "time": time})
     table = table.sort_values(["user", "time"], kind="stable")
     grouped = table.groupby("user", sort=True)
@@ -675,14 +755,20 @@ def _recbole_sequences(path: Path, events: pd.DataFrame, asins) -> pd.DataFrame:
 
 # %% ../nbs/01c_readers.ipynb #8b422237
 def read_recbole(source) -> tuple: # items and sequences for `llm_emf.data.build_dataset`
-    """Read one pair of atomic files from a folder. A missing or blank title is "". Raises
-    `InputError` if a file, a column or an item is missing."""
-    inter = next(iter(sorted(Path(source).glob("*.inter"))), None)
-    if inter is None:
-        raise InputError(f"{source} holds no .inter file")
-    item = inter.with_suffix(".item")
+    """Read the pair of atomic files of a folder. A missing or blank title is "". Raises
+    `InputError` if a file, a column or an item is missing, if there are two pairs, and for a
+    broken line."""
+    found = sorted(Path(source).glob("*.inter"))
+    if len(found) != 1:
+        names = ", ".join(file.name for file in found)
+        raise InputError(f"{source} holds {len(found)} .inter files ({names}); one is needed. "
+                         "Give each data set a folder of its own." if found else
+                         f"{source} holds no .inter file")
+    inter, item = found[0], found[0].with_suffix(".item")
     if not item.exists():
         raise InputError(f"{item} is not there; it must name each item's domain")
     events = _read_atomic(inter, ("user_id", "item_id"))
+    if not len(events):
+        raise InputError(f"{inter} holds no purchases")
     items = _recbole_items(item)
     return items, _recbole_sequences(inter, events, items["asin"])

@@ -16,7 +16,7 @@ import torch
 from fastcore.basics import patch
 from torch import Tensor
 
-from .core import FORMAT, InputError, Run, pick_device, read_json
+from .core import FORMAT, InputError, Run, pick_device, read_identity
 from .data import Dataset
 from .methods import load_scorer
 from .task import Scorer, Task, load_task
@@ -44,7 +44,11 @@ def read_histories(
     if isinstance(histories, str):
         raise InputError("histories must be a list of asins, or a list of such lists, "
                          "not one string")
-    histories = list(histories)
+    try:
+        histories = list(histories)
+    except TypeError:
+        raise InputError("histories must be a list of asins, or a list of such lists, "
+                         f"not {histories!r}") from None
     if not histories:
         raise InputError("there is no history; a recommendation needs at least one purchase")
     if isinstance(histories[0], str):
@@ -55,8 +59,13 @@ def read_histories(
 @patch
 def read_history(self: Recommender, number: int, history) -> np.ndarray: # of item numbers
     "One history; `number` is for the message."
-    if not len(history):
+    if isinstance(history, str) or not np.iterable(history):
+        raise InputError(f"history {number} must be a list of asins, not {history!r}")
+    history = list(history)
+    if not history:
         raise InputError(f"history {number} is empty; a recommendation needs at least one purchase")
+    if strange := [a for a in history if not isinstance(a, str)]:
+        raise InputError(f"history {number}: an asin is text, not {strange[0]!r}")
     unknown = [a for a in history if a not in self.id_of]
     if unknown:
         raise InputError(f"history {number}: asin {unknown[0]!r} is not in the catalogue of "
@@ -151,7 +160,7 @@ def load_recommender(
     if not (folder/"run.json").exists() or not (folder/"prepare").exists():
         raise InputError(f"{folder} is not a finished run: it has no folder prepare. "
                          "Make one with llm-emf reproduce.")
-    made = read_json(folder/"run.json")
+    made = read_identity(folder)
     if made["format"] != FORMAT:
         raise InputError(f"{folder} was made by another version of llm-emf. "
                          "Make a new run with llm-emf reproduce.")

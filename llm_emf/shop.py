@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 from fastcore.basics import patch
 
-from .core import InputError, stream
+from .core import InputError, check_fields, stream
 
 # %% ../nbs/01_shop.ipynb #c1c40f97
 THEMES = ("italian", "japanese", "baking", "coffee", "tea", "barbecue", "breakfast", "mexican")
@@ -110,7 +110,7 @@ NEXT_CATEGORY = {
 @dataclass(frozen=True)
 class ShopSettings:
     "How the shop and its customers are made. Raises `InputError` for a value out of range."
-    items: int = 600 # items in each domain, at least 32
+    items: int = 600 # items in each domain, at least 32: two of each category
     users: int = 2500 # customers, at least 1
     mean_length: float = 14.0 # mean purchases of a customer, at least 4
     theme: float = 1.2 # weight of the taste for themes; no title names one: it takes knowledge
@@ -127,15 +127,10 @@ class ShopSettings:
     catalogue_seed: int = 7 # of the items; customers depend on the run's seed, items do not
 
     def __post_init__(self):
-        for name in ("transfer", "pictures", "titles", "colour_in_title", "one_domain"):
-            value = getattr(self, name)
-            if not 0 <= value <= 1:
-                raise InputError(f"shop setting {name} must lie in 0 … 1, not {value}")
-        if self.items < 32:
-            raise InputError("the shop needs at least 32 items a domain (two of each category), "
-                             f"not {self.items}")
-        if self.users < 1:
-            raise InputError("the shop needs at least one customer")
+        shares = ("transfer", "pictures", "titles", "colour_in_title", "one_domain")
+        weights = ("theme", "look", "price", "circle", "chain", "popularity", "catalogue_seed")
+        check_fields(self, items="≥ 32", users="≥ 1", mean_length="≥ 4",
+                     **dict.fromkeys(shares, "0 … 1"), **dict.fromkeys(weights, "≥ 0"))
 
 # %% ../nbs/01_shop.ipynb #34c5f7a2
 def _draw_kinds(n: int, rng) -> pd.DataFrame: # item_id, domain, category, theme

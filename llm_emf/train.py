@@ -52,16 +52,20 @@ class TrainSettings:
     save_minutes: float = 5.0 # a checkpoint at least so often, and after each epoch
 
     def __post_init__(self):
-        for name in ("epochs", "valid_cases", "patience", "batch_tokens"):
-            if getattr(self, name) < 1:
-                raise InputError(f"{name} must be at least 1, not {getattr(self, name)}")
-        for name in ("learning_rate", "clip_norm"):
-            if not 0 < getattr(self, name) < math.inf:
-                raise InputError(f"{name} must be a positive number, not {getattr(self, name)}")
-        if not 0 <= self.weight_decay < math.inf:
-            raise InputError(f"weight_decay must be 0 or more, not {self.weight_decay}")
+        least = dict(epochs=1, valid_cases=1, patience=1, batch_tokens=1, sparse_ids=0)
+        for name, low in least.items():
+            if type(value := getattr(self, name)) is not int or value < low:
+                raise InputError(f"{name} must be a whole number, at least {low}, not {value!r}")
+        for name in ("learning_rate", "clip_norm", "weight_decay", "save_minutes"):
+            value, may_be_0 = getattr(self, name), name in ("weight_decay", "save_minutes")
+            is_number = type(value) in (int, float) and 0 <= value < math.inf
+            if not is_number or value == 0 and not may_be_0:
+                wanted = "0 or more" if may_be_0 else "a positive number"
+                raise InputError(f"{name} must be {wanted}, not {value!r}")
         if self.precision not in ("no", "bf16", "fp16"):
             raise InputError(f"precision must be no, bf16 or fp16, not {self.precision!r}")
+        if type(self.compile) is not bool:
+            raise InputError(f"compile must be true or false, not {self.compile!r}")
 
 # %% ../nbs/08_train.ipynb #bc390daa
 def learning_rate(
