@@ -472,9 +472,7 @@ def loop(
 # %% ../nbs/08_train.ipynb #e0213de4
 @patch
 def finish(self: Trainer) -> pd.DataFrame: # the curve
-    "Close the logs and give the model its best weights."
-    for tracker in self.accelerator.trackers:
-        tracker.finish()
+    "Give the model its best weights."
     self.accelerator.wait_for_everyone()
     if self.best_weights is None:      # resumed, and no later epoch was better
         self.best_weights = load_file(self.folder/"best.safetensors")
@@ -493,7 +491,12 @@ def fit_model(
 ) -> pd.DataFrame: # one row an epoch
     """Train a model on a task. It needs `settings.max_length`, `settings.negatives`, `n_items`,
     `n_x`, `model(items, negatives)` → (summed loss, targets), `candidates`, `keys` and `scores`."""
-    return Trainer(model, task, settings, folder, device, what).loop(stop_after)
+    trainer = Trainer(model, task, settings, folder, device, what)
+    try:
+        return trainer.loop(stop_after)
+    finally: # the logs' writers have threads of their own
+        for tracker in trainer.accelerator.trackers:
+            tracker.finish()
 
 # %% ../nbs/08_train.ipynb #45113e30
 def save_model(model: LLMEMF, folder) -> None:
