@@ -40,7 +40,7 @@ SHORT = ("d=64 layers=1 dropout=0.4 negatives=2048 learning_rate=0.003 epochs=12
 SMALL = "d=64 layers=2 dropout=0.4 learning_rate=0.003 epochs=12 patience=2"
 SETTINGS = {
     "sasrec": SHORT, "sasrec-text": SHORT, "sasrec-text-start": SHORT, "gru4rec": SHORT,
-    "llm-emf": SMALL, "id-three-sequences": SMALL,
+    "llm-emf": SMALL, "id-three-sequences": SMALL, "blend": SMALL,
     "bert4rec": "d=64 layers=1 dropout=0.4 negatives=2048 epochs=24 patience=4 max_length=20",
     "c2dsr": "d=64 epochs=10 patience=2 contrast=0.1",
     "abxi": "d=256 dropout=0.5 negatives=2048 learning_rate=0.001 epochs=16 patience=2 "
