@@ -36,8 +36,8 @@ PUBLISHED = {"method": "ABXI, published", "ties": "as-given",
 
 # what a few trials on valid users favoured: short windows, one block, and for LLM-EMF two
 SHORT = ("d=64 layers=1 dropout=0.4 negatives=2048 learning_rate=0.003 epochs=12 patience=2 "
-         "max_length=20")
-SMALL = "d=64 layers=2 dropout=0.4 learning_rate=0.003 epochs=12 patience=2"
+         "max_length=20 id_length=free")
+SMALL = "d=64 layers=2 dropout=0.4 learning_rate=0.003 epochs=12 patience=2 id_length=free"
 SETTINGS = {
     "sasrec": SHORT, "sasrec-text": SHORT, "sasrec-text-start": SHORT, "gru4rec": SHORT,
     "llm-emf": SMALL, "id-three-sequences": SMALL, "blend": SMALL,

@@ -69,7 +69,8 @@ class SASRec(ModelMethod):
         return ModelScorer(load_model(folder, features).to(pick_device(device)))
 
 # %% ../nbs/09b_sequential.ipynb #686908ee
-_id, _text, _start = {"modalities": ("id",)}, {"modalities": ("tex",)}, {"id_start": "features"}
+_id, _text = {"modalities": ("id",)}, {"modalities": ("tex",)}
+_start = {"id_start": "features", "id_length": "unit"}
 
 SASRECS = [
     SASRec("sasrec-start", "SASRec, ids started at the titles", space=CORE_SPACE,

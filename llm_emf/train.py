@@ -574,7 +574,8 @@ class ModelMethod(Method):
         base = ModelSettings()
         if large:
             start = "features" if self.uses_features(variant_settings(self.name)) else "random"
-            base = replace(base, negatives=2048, dropout=0.4, id_start=start)
+            base = replace(base, negatives=2048, dropout=0.4, id_start=start,
+                           id_length="unit" if start == "features" else "free")
         epochs = profile_epochs(profile, large, slow=self.name == "sasrec")
         train = TrainSettings(epochs=epochs, patience=5 if profile == "paper" else 3)
         return NeuralSettings(variant_settings(self.name, base), train)
