@@ -9,15 +9,14 @@ users and seeds (`interval` in quality.py). Ranks are kept in runs/quality/; kil
 command goes on where it was. The two null checks replace the text's vectors: by random ones, and by
 those of other items of the same domain.
 """
-import argparse
 from dataclasses import replace
 
 import numpy as np
-from common import ROOT, finish
-from quality import food_kitchen_run, paired, ranks_of, shop_run, stop_if_unfinished, task_of
+from common import finish
+from quality import food_kitchen_run, make_parser, over_seeds, paired, ranks_of
+from quality import shop_run, stop_if_unfinished, task_of
 
 from llm_emf.core import derive
-from llm_emf.metrics import per_user
 
 # what is changed → method, words of settings, what happens to the text's vectors
 ABLATIONS = {
@@ -67,9 +66,7 @@ def with_text(task, how: str): # the task with other text vectors
 
 def row(label: str, tables: list, base: list, same_users: bool) -> dict:
     "The MRR, and the difference to LLM-EMF."
-    mrr = [100 * per_user(t["rank"], "mrr").mean() for t in tables]
-    found = {"changed": label, "MRR %": round(float(np.mean(mrr)), 3),
-             "by seed": " ".join(f"{m:.2f}" for m in mrr)}
+    found = {"changed": label} | over_seeds(tables)
     if label == "LLM-EMF":
         return found
     more = paired(tables, base, same_users)
@@ -87,13 +84,8 @@ def tasks(data: str, seeds, run_folder): # yields one a seed
 
 def parse():
     "The command line."
-    parser = argparse.ArgumentParser(description=__doc__,
-                                     formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("data", choices=["shop", "food-kitchen"])
-    parser.add_argument("--seeds", type=int, default=3)
+    parser = make_parser(__doc__)
     parser.add_argument("--only", nargs="+", choices=list(ABLATIONS), default=list(ABLATIONS))
-    parser.add_argument("--run", default=str(ROOT/"runs"/"food-kitchen-quick-0"),
-                        help="food-kitchen: the run whose features are used; made if missing")
     return parser.parse_args()
 
 

@@ -32,7 +32,7 @@ from llm_emf.data import load_dataset, prepare
 from llm_emf.enrich import enrich_catalogue
 from llm_emf.features import load_features
 from llm_emf.methods import find_method
-from llm_emf.metrics import holm, per_user
+from llm_emf.metrics import bootstrap_means, holm, per_user
 from llm_emf.model import VARIANTS, ModelSettings
 from llm_emf.shop import ShopSettings
 from llm_emf.task import Task, make_task, tuned_settings
@@ -107,13 +107,9 @@ def task_of(run, how: str, seed: int) -> Task:
 def interval(differences: list, same_users: bool, draws: int = 1000) -> tuple: # low, high
     """95% interval of the mean over users and seeds: seeds are drawn with replacement, then users.
     One array a seed; with `same_users` a draw takes the same users for each seed."""
-    rng, means = np.random.default_rng(0), []
-    for d in differences:
-        users = np.random.default_rng(1) if same_users else rng
-        weight = lambda: users.poisson(1.0, len(d)).astype(np.float32)  # noqa: E731
-        means.append([np.average(d, weights=weight()) for _ in range(draws)])
-    means = np.array(means)
-    seeds = rng.integers(len(means), size=means.shape)
+    means = np.stack([bootstrap_means(d[:, None], 0 if same_users else k, draws)[:, 0]
+                      for k, d in enumerate(differences)])
+    seeds = np.random.default_rng(0).integers(len(means), size=means.shape)
     return tuple(np.percentile(np.take_along_axis(means, seeds, 0).mean(0), [2.5, 97.5]))
 
 
@@ -136,15 +132,19 @@ def stop_if_unfinished(found: dict) -> None:
                  "when it has ended")
 
 
+def over_seeds(tables: list) -> dict: # of rank tables, one a seed
+    "The mean MRR, and that of each seed."
+    mrr = [100 * per_user(t["rank"], "mrr").mean() for t in tables]
+    return {"MRR %": round(float(np.mean(mrr)), 3), "by seed": " ".join(f"{m:.2f}" for m in mrr)}
+
+
 def study(name: str, found: dict, others: list, same_users: bool) -> list: # of rows
     "Each method's MRR over the seeds, and LLM-EMF's difference to the others."
     rows, tuned = [], tuned_settings().get(name.partition(",")[0], {})
     for method, tables in found.items():
-        mrr = [100 * per_user(t["rank"], "mrr").mean() for t in tables]
-        row = {"study": f"{name}: {method}", "MRR %": round(float(np.mean(mrr)), 3),
-               "by seed": " ".join(f"{m:.2f}" for m in mrr)}
+        row = {"study": f"{name}: {method}"} | over_seeds(tables)
         if method in tuned:
-            row["settings"] = "12 trials"
+            row["settings"] = "tuned"
         if method in others:
             row |= paired(found["llm-emf"], tables, same_users)
         rows.append(row)
@@ -240,16 +240,22 @@ def food_kitchen(seeds, run_folder) -> None:
 FOOD_KITCHEN = ("item-knn-text", "llm-emf", "sasrec", "item-knn-order", "item-knn")
 
 
-def parse():
-    "The command line."
-    parser = argparse.ArgumentParser(description=__doc__,
+def make_parser(about: str) -> argparse.ArgumentParser:
+    "The options that this study and the ablations have in common."
+    parser = argparse.ArgumentParser(description=about,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data", choices=["shop", "food-kitchen"])
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--studies", nargs="+", choices=list(SHOPS), default=list(SHOPS),
-                        help="of the shop")
     parser.add_argument("--run", default=str(ROOT/"runs"/"food-kitchen-quick-0"),
                         help="food-kitchen: the run whose features are used; made if missing")
+    return parser
+
+
+def parse():
+    "The command line."
+    parser = make_parser(__doc__)
+    parser.add_argument("--studies", nargs="+", choices=list(SHOPS), default=list(SHOPS),
+                        help="of the shop")
     return parser.parse_args()
 
 

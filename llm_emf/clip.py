@@ -31,7 +31,7 @@ from .enrich import TEXTS, item_texts
 from .features import (Features, VectorStore, catalogue_hash, encode_missing, row_key,
                               save_features)
 from .fetch import PictureStore, fetch_pictures
-from .llm import UNLOADABLE
+from .llm import UNLOADABLE, _not_loaded
 from .pictures import ShopPictures
 
 # %% ../nbs/04_clip.ipynb #312c9b4f
@@ -302,9 +302,7 @@ class SentenceEncoder:
             self.tokenizer = AutoTokenizer.from_pretrained(folder)
             self.model = AutoModel.from_pretrained(folder).to(self.device).eval()
         except UNLOADABLE as e:
-            reason = str(e).strip().partition("\n")[0][:300]
-            raise InputError(f"the sentence encoder {name!r} could not be loaded: "
-                             f"{reason}") from None
+            raise _not_loaded("sentence encoder", name, e) from None
         self.width = self.model.config.hidden_size
 
     def __call__(self, texts) -> np.ndarray: # (n, width)

@@ -7,7 +7,6 @@ __all__ = ['PAIRS', 'ADDRESSES', 'HUB_2023', 'PIXELS', 'BYTES', 'AREA', 'parse_n
            'check_known', 'fetch_amazon', 'NoPicture', 'small_jpeg', 'PictureStore', 'check_public', 'fetch_pictures']
 
 # %% ../nbs/01d_fetch.ipynb #694e8cd7
-import hashlib
 import io
 import ipaddress
 import os
@@ -133,11 +132,8 @@ def known_checksums(folder) -> dict: # file name → "sha256:…"
     return known
 
 def _checksum(path: Path) -> str:
-    h = hashlib.sha256()
-    with open(path, "rb") as file:
-        while block := file.read(1 << 20):
-            h.update(block)
-    return f"sha256:{h.hexdigest()}"
+    import pooch
+    return f"sha256:{pooch.file_hash(str(path))}"
 
 # %% ../nbs/01d_fetch.ipynb #7e46ed78
 def check_known(folder) -> None:

@@ -21,7 +21,7 @@ from fastcore.basics import patch
 from safetensors import SafetensorError
 
 from .core import InputError, check_fields, pick_device, repair_torchvision
-from .readers import clean_text
+from .readers import _storable, clean_text
 
 # %% ../nbs/03_llm.ipynb #612cf11c
 @dataclass(frozen=True)
@@ -160,9 +160,9 @@ def _source(self: LocalLLM) -> dict: # where transformers finds model and tokeni
 # what transformers raises for a name or a folder that holds no model
 UNLOADABLE = (OSError, ValueError, KeyError, RuntimeError, SafetensorError)
 
-def _not_loaded(model: str, error) -> InputError:
+def _not_loaded(what: str, name: str, error) -> InputError:
     reason = str(error).strip().partition("\n")[0][:300]
-    return InputError(f"the language model {model!r} could not be loaded: {reason}")
+    return InputError(f"the {what} {name!r} could not be loaded: {reason}")
 
 @patch
 def load_tokenizer(self: LocalLLM) -> None:
@@ -172,7 +172,7 @@ def load_tokenizer(self: LocalLLM) -> None:
     try:
         self.tokenizer = AutoTokenizer.from_pretrained(**self._source(), padding_side="left")
     except UNLOADABLE as e:
-        raise _not_loaded(self.settings.model, e) from None
+        raise _not_loaded("language model", self.settings.model, e) from None
     if self.tokenizer.pad_token is None:
         self.tokenizer.pad_token = self.tokenizer.eos_token
 
@@ -189,7 +189,7 @@ def load(self: LocalLLM) -> None:
         model = AutoModelForCausalLM.from_pretrained(**source, dtype=dtype)
         self.model = model.to(self.device).eval()
     except UNLOADABLE as e:
-        raise _not_loaded(self.settings.model, e) from None
+        raise _not_loaded("language model", self.settings.model, e) from None
 
 # %% ../nbs/03_llm.ipynb #32518837
 @patch
@@ -348,8 +348,7 @@ def _once(self: ServerLLM, client, prompt) -> dict: # one try
     if not isinstance(text, str):
         raise NotThisTime("a broken answer (no text in it)")
     usage = response.get("usage")
-    # halves of characters cannot be stored
-    return {"answer": text.strip().encode(errors="replace").decode(),
+    return {"answer": _storable(text.strip()),
             "tokens_in": _tokens_of(usage, "prompt_tokens"),
             "tokens_out": _tokens_of(usage, "completion_tokens")}
 
@@ -464,7 +463,7 @@ def _strings(answer: str, title: str) -> tuple: # (strings, `json`, `repaired` o
 def _joined(strings: list) -> str: # one text, each string once
     strings = [s.strip(" .") for s in strings]
     text = re.sub(r"\s+", " ", ". ".join(dict.fromkeys(s for s in strings if s))).strip()
-    return text.encode(errors="replace").decode() # halves of characters cannot be stored
+    return _storable(text)
 
 # %% ../nbs/03_llm.ipynb #6eadb51e
 def _useless(text: str, title: str) -> str: # why a text is of no use; "" if it is of use

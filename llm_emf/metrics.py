@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['GOLDEN', 'METRICS', 'PROTOCOLS', 'full_rank', 'sampled_rank', 'mix_bits', 'random_bits', 'draw_negatives', 'per_user',
-           'bootstrap', 'summarise', 'compare', 'holm']
+           'bootstrap_means', 'bootstrap', 'summarise', 'compare', 'holm']
 
 # %% ../nbs/07_metrics.ipynb #031f451b
 import numpy as np
@@ -123,19 +123,28 @@ def per_user(
     raise ValueError(f"unknown metric {metric!r}; choose one of {', '.join(METRICS)}")
 
 # %% ../nbs/07_metrics.ipynb #b4d5c526
-def bootstrap(
+def bootstrap_means(
     values: np.ndarray, # (n, columns), one row a user
     seed: int = 0,
     resamples: int = 1000,
-) -> tuple: # low, high: (columns,)
-    "95% intervals of the means over users, by the Poisson bootstrap."
+) -> np.ndarray: # (resamples, columns)
+    "The means over users in each repetition of the Poisson bootstrap."
     rng, n = stream(seed, "bootstrap"), len(values)
     values, means = values.astype(np.float32), []
     blocks = max(2, resamples * n // 20_000_000 + 2)    # at most 20 million weights in memory
     for size in np.diff(np.linspace(0, resamples, blocks).astype(int)):
         weight = rng.poisson(1.0, size=(size, n)).astype(np.float32)
         means.append(weight @ values / np.maximum(weight.sum(1, keepdims=True), 1))
-    return tuple(np.percentile(np.concatenate(means), [2.5, 97.5], axis=0))
+    return np.concatenate(means)
+
+# %% ../nbs/07_metrics.ipynb #4d71b080
+def bootstrap(
+    values: np.ndarray, # (n, columns), one row a user
+    seed: int = 0,
+    resamples: int = 1000,
+) -> tuple: # low, high: (columns,)
+    "95% intervals of the means over users, by the Poisson bootstrap."
+    return tuple(np.percentile(bootstrap_means(values, seed, resamples), [2.5, 97.5], axis=0))
 
 # %% ../nbs/07_metrics.ipynb #80b6749f
 def summarise(

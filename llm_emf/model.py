@@ -296,6 +296,9 @@ def _frozen(self: LLMEMF, features: dict, has: dict) -> dict: # modality → (ve
 # %% ../nbs/06_model.ipynb #3466ba93
 FREE_START = 0.1 # length of free id vectors when training begins
 
+def _start_length(settings) -> float: # of id vectors
+    return FREE_START if settings.id_length == "free" else 1.0
+
 @patch
 def _add_items(self: LLMEMF, frozen: dict) -> None:
     d = self.settings.d
@@ -304,8 +307,8 @@ def _add_items(self: LLMEMF, frozen: dict) -> None:
     for k, m in enumerate(self.modalities):
         if m == "id":
             self.id_embedding = nn.Embedding(self.n_items + 1, d, padding_idx=0)
-            length = 1.0 if self.settings.id_length == "unit" else FREE_START
-            nn.init.normal_(self.id_embedding.weight, std=length * d ** -0.5)
+            std = _start_length(self.settings) * d ** -0.5
+            nn.init.normal_(self.id_embedding.weight, std=std)
             continue
         vectors, mask = frozen[m]
         self.register_buffer(f"feature_{m}", vectors, persistent=False)
@@ -320,8 +323,7 @@ def _add_items(self: LLMEMF, frozen: dict) -> None:
 def _start_ids_at(self: LLMEMF, vectors: Tensor) -> None: # (n_items + 1, e)
     p = principal_components(vectors[1:], self.settings.d)
     known = p.norm(dim=1) > 0
-    length = 1.0 if self.settings.id_length == "unit" else FREE_START
-    start = length * p / p[known].norm(dim=1).mean()
+    start = _start_length(self.settings) * p / p[known].norm(dim=1).mean()
     table = self.id_embedding.weight[1:, :p.shape[1]]
     table.copy_(torch.where(known[:, None], start, table))
 

@@ -193,6 +193,9 @@ def parse_review(o: dict, year: int) -> tuple: # user, asin, unix seconds
 def _is_missing(value) -> bool:
     return pd.api.types.is_scalar(value) and bool(pd.isna(value))
 
+def _storable(text: str) -> str: # halves of characters (surrogates), which no file can hold, as `?`
+    return text.encode(errors="replace").decode()
+
 def clean_text(
     text: str, # a missing value (None, NaN) counts as no text
     longest: int = 300, # characters that are kept
@@ -201,7 +204,7 @@ def clean_text(
     Halves of characters (surrogates), which no file can hold, become `?`."""
     if not isinstance(text, str):
         text = "" if _is_missing(text) else str(text)
-    text = re.sub(r"[\x00-\x1f\x7f]", " ", html.unescape(text)).encode(errors="replace").decode()
+    text = _storable(re.sub(r"[\x00-\x1f\x7f]", " ", html.unescape(text)))
     return " ".join(text.split())[:longest]
 
 # %% ../nbs/01c_readers.ipynb #97d48ce9

@@ -23,7 +23,7 @@ from .core import InputError, derive, pick_device, read_json, set_seed, write_js
 from .data import Ranges
 from .features import Features
 from .metrics import per_user
-from .model import FREE_START, _check, _number, _whole, full_log_likelihood, last_items
+from .model import _check, _number, _start_length, _whole, full_log_likelihood, last_items
 from .model import sampled_log_likelihood, training_moments
 from .task import Task
 from .train import CORE_SPACE, ModelMethod, ModelScorer, NeuralSettings, fit_model
@@ -290,8 +290,8 @@ class SequenceModel(nn.Module):
         super().__init__()
         self.settings, self.n_items, self.n_x = settings, n_items, n_x
         self.id_embedding = nn.Embedding(n_items + 1 + extra, settings.d, padding_idx=0)
-        self.start_length = FREE_START if settings.id_length == "free" else 1.0
-        nn.init.normal_(self.id_embedding.weight, std=self.start_length * settings.d ** -0.5)
+        std = _start_length(settings) * settings.d ** -0.5
+        nn.init.normal_(self.id_embedding.weight, std=std)
         log_temperature = torch.tensor(math.log(settings.temperature))
         self.log_temperature = nn.Parameter(log_temperature, settings.learn_temperature)
 
@@ -483,7 +483,7 @@ class BERT4Rec(SequenceModel):
     def __init__(self, settings: BERTSettings, n_items: int, n_x: int):
         super().__init__(settings, n_items, n_x, extra=1)
         s, self.mask = settings, n_items + 1 # the mask's row of the table
-        scale = s.position_scale * self.start_length
+        scale = s.position_scale * _start_length(s)
         self.position = nn.Parameter(scale * torch.randn(s.max_length, s.d))
         self.blocks = nn.ModuleList(
             nn.TransformerEncoderLayer(s.d, s.heads, s.hidden, s.dropout, "gelu",

@@ -47,7 +47,7 @@ def test_figures_of_the_readme(told_by):
     sources = TABLES[told_by]
     checked = 0
     for name, *cells in table(told_by):
-        method = re.search(r"`([a-z-]+)`", name)
+        method = re.search(r"`([a-z0-9-]+)`", name)
         for cell, source in zip(cells, sources):
             if method and method[1] in source:
                 value = float(re.match(r"\**(\d+\.\d+)", cell)[1])
