@@ -211,7 +211,7 @@ def food_kitchen_run(folder): # the run
     run = open_run(folder, str(REAL), "quick", 0)
     with locked("food-kitchen", wait=True):
         prepare(run)
-        enrich_catalogue(run)
+        enrich_catalogue(run, limit=0)
         encode(run, ClipSettings(text_encoder="minilm"))
     return run
 
