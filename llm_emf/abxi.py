@@ -13,7 +13,8 @@ import torch.nn.functional as F
 from fastcore.basics import patch
 from torch import Tensor, nn
 
-from .model import Moments, _check, _whole, final_moments, last_items, training_moments
+from .core import check_fields
+from .model import Moments, check_heads, final_moments, last_items, training_moments
 from .sequential import SequenceMethod, SequenceModel, SequenceSettings
 from .train import CORE_SPACE
 
@@ -69,10 +70,10 @@ class ABXISettings(SequenceSettings):
 
     def __post_init__(self):
         super().__post_init__()
-        for name, least in {"heads": 1, "hidden": 0, "domain_rank": 1, "invariant_rank": 1}.items():
-            _check(self, name, _whole(self, name, least), f"a whole number, at least {least}")
-        _check(self, "d", self.d % self.heads == 0, f"divisible by heads = {self.heads}")
-        _check(self, "layers", self.layers == 1, "1: the shared encoder has one block")
+        # the shared encoder has one block
+        check_fields(self, heads="≥ 1", hidden="≥ 0", domain_rank="≥ 1", invariant_rank="≥ 1",
+                     layers=(1,))
+        check_heads(self)
 
 # %% ../nbs/09c_abxi.ipynb #5c6afad4
 class ABXI(SequenceModel):

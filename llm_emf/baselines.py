@@ -16,7 +16,7 @@ from safetensors.numpy import load_file, save_file
 from scipy import sparse
 from torch import Tensor
 
-from .core import InputError, read_json, write_json
+from .core import check_fields, read_json, write_json
 from .data import Dataset, Ranges, flat_positions, train_count
 from .metrics import per_user
 from .task import Method, Task
@@ -92,15 +92,12 @@ class ItemKNNScorer:
 @dataclass(frozen=True)
 class ItemKNNSettings:
     "Item-kNN's values to try; the pair with the best MRR on valid users is taken."
-    decays: tuple = (1.0, 0.9, 0.8, 0.6) # of δ
-    shrinks: tuple = (0.0, 10.0, 50.0) # of s
+    decays: tuple[float, ...] = (1.0, 0.9, 0.8, 0.6) # of δ
+    shrinks: tuple[float, ...] = (0.0, 10.0, 50.0) # of s
     valid_cases: int = 10_000 # valid users, at most; a fixed random sample
 
     def __post_init__(self):
-        if not self.decays or not all(0 < d <= 1 for d in self.decays):
-            raise InputError(f"decays must be numbers above 0 and at most 1, not {self.decays}")
-        if not self.shrinks or not all(0 <= s < np.inf for s in self.shrinks):
-            raise InputError(f"shrinks must be numbers of 0 or more, not {self.shrinks}")
+        check_fields(self, decays="in (0, 1]", shrinks="≥ 0", valid_cases="≥ 1")
 
 # %% ../nbs/09_baselines.ipynb #45cd262c
 class ItemKNN(Method):

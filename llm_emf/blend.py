@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from fastcore.basics import patch
 from torch import Tensor
 
-from .core import InputError, pick_device, with_words
+from .core import InputError, check_fields, pick_device, with_words
 from .data import Ranges, flat_positions, train_count
 from .model import VARIANTS
 from .neighbours import TEXT_SPACE, Neighbours, NeighbourSettings
@@ -99,25 +99,19 @@ def choose_by_bin(
 @dataclass(frozen=True)
 class MixSettings:
     "How two scorers are mixed. Raises `InputError` for a value out of its range."
-    powers: tuple = (1.0, 0.5) # p that are tried, each above 0
+    powers: tuple[float, ...] = (1.0, 0.5) # p that are tried, each above 0
     # w that are tried, in [0, 1): below 1, so that the model orders what has no neighbour
-    memory_weights: tuple = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95)
+    memory_weights: tuple[float, ...] = (0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95)
     # lowest count of each bin of last items, ascending from 0; (0,) is one weight for all
-    bins: tuple = (0, 1, 5, 10)
+    bins: tuple[int, ...] = (0, 1, 5, 10)
     # ≥ 1; a bin with fewer valid users takes the common weight; why 1,000: see "Measured"
     bin_cases: int = 1000
 
     def __post_init__(self):
-        if not self.powers or min(self.powers) <= 0:
-            raise InputError(f"powers must be numbers above 0, not {self.powers}")
-        if not self.memory_weights or not all(0 <= w < 1 for w in self.memory_weights):
-            raise InputError("memory_weights must be numbers of at least 0 and below 1, "
-                             f"not {self.memory_weights}")
+        check_fields(self, powers="> 0", memory_weights="in [0, 1)", bins="≥ 0", bin_cases="≥ 1")
         rising = all(a < b for a, b in zip(self.bins, self.bins[1:]))
-        if not self.bins or self.bins[0] != 0 or not rising:
+        if self.bins[0] != 0 or not rising:
             raise InputError(f"bins must rise from 0, not {self.bins}")
-        if self.bin_cases < 1:
-            raise InputError(f"bin_cases must be at least 1, not {self.bin_cases}")
 
 # %% ../nbs/09e_blend.ipynb #f39d1953
 def mix_scorers(

@@ -20,9 +20,9 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from .attention import EncoderBank, make_layout
-from .core import pick_device
+from .core import check_fields, pick_device
 from .data import flat_positions
-from .model import Moments, _check, _number, _whole, final_moments, last_items
+from .model import Moments, check_heads, final_moments, last_items
 from .model import last_token, split_sequences, training_moments
 from .sequential import SequenceMethod, SequenceModel, SequenceSettings
 from .task import Task
@@ -113,11 +113,8 @@ class C2DSRSettings(SequenceSettings):
 
     def __post_init__(self):
         super().__post_init__()
-        for name, least in {"heads": 1, "hidden": 1, "graph_layers": 0}.items():
-            _check(self, name, _whole(self, name, least), f"a whole number, at least {least}")
-        _check(self, "d", self.d % self.heads == 0, f"divisible by heads = {self.heads}")
-        contrast = _number(self, "contrast") and 0 <= self.contrast < 1
-        _check(self, "contrast", contrast, "in [0, 1)")
+        check_fields(self, heads="≥ 1", hidden="≥ 1", graph_layers="≥ 0", contrast="in [0, 1)")
+        check_heads(self)
 
 # %% ../nbs/09d_c2dsr.ipynb #daffa7fe
 class C2DSR(SequenceModel):

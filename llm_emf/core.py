@@ -28,6 +28,7 @@ from dataclasses import MISSING, asdict, dataclass, is_dataclass, replace
 from importlib import metadata
 from numbers import Integral, Real
 from pathlib import Path
+from typing import get_args, get_origin
 
 # progress bars of other libraries fall back to plain text, which is what we want
 warnings.filterwarnings("ignore", message="IProgress not found")
@@ -553,7 +554,13 @@ def _part_with(parts, name): # the number of the first part that has the field
 
 # %% ../nbs/00_core.ipynb #0f0f48b4
 _BOOLS = {"true": True, "false": False, "1": True, "0": False}
-_KINDS = {bool: "true or false", int: "a whole number", float: "a number"}
+_KINDS = {bool: "true or false", int: "a whole number", float: "a finite number", str: "text"}
+
+def _is_kind(value, kind) -> bool: # of other kinds than these four nothing is known
+    if kind in (int, float):
+        real = isinstance(value, Integral if kind is int else Real) and not isinstance(value, bool)
+        return real and abs(value) <= sys.float_info.max # neither infinite nor NaN
+    return kind not in (bool, str) or isinstance(value, kind)
 
 def _value(name, text, now):
     kind = type(now)
@@ -564,43 +571,42 @@ def _value(name, text, now):
     except (ValueError, KeyError, TypeError):
         wanted = _KINDS.get(kind, kind.__name__)
         raise InputError(f"{name} must be {wanted}, not {text!r}") from None
-    if kind is float and not math.isfinite(value):
-        raise InputError(f"{name} must be a finite number, not {text!r}")
+    if not _is_kind(value, kind):
+        raise InputError(f"{name} must be {_KINDS[kind]}, not {text!r}")
     return value
 
 # %% ../nbs/00_core.ipynb #2cd4ad07
 def check_fields(
     settings, # a settings dataclass
-    **allowed, # field → a tuple of choices, or a range in words: `≥ 1`, `> 0`, `0 … 1`
+    # field → a tuple of choices, or a range in words: `≥ 1`, `> 0`, `in [0, 1)`; for a field
+    # annotated `tuple[float, ...]`, of each element
+    **allowed,
 ) -> None:
     """Raise `InputError` for the first field that is of another kind than its annotation says, or
     not among what is allowed."""
     for name, field in settings.__dataclass_fields__.items():
-        value, rule = getattr(settings, name), allowed.get(name, "")
-        if isinstance(rule, tuple):
-            wanted, good = f"one of {', '.join(map(str, rule))}", value in rule
-        else:
-            kind = {int: "a whole number", float: "a finite number", bool: "true or false",
-                    str: "text"}.get(field.type, "")
-            wanted = f"{kind} {rule}".strip()
-            good = _is_kind(value, field.type) and _is_within(value, rule)
-        if not good:
+        value, kind, rule = getattr(settings, name), field.type, allowed.get(name, "")
+        several = get_origin(kind) is tuple
+        kind, each = (get_args(kind)[0], value) if several else (kind, (value,))
+        good = isinstance(each, tuple) and each
+        if not (good and all(_is_kind(v, kind) and _is_among(v, rule) for v in each)):
+            wanted = "one or more values, each " * several + _allowed_in_words(kind, rule)
             raise InputError(f"{name} must be {wanted}, not {value!r}")
 
-def _is_kind(value, kind) -> bool: # of other kinds than these four nothing is known
-    if kind in (int, float):
-        real = isinstance(value, Integral if kind is int else Real) and not isinstance(value, bool)
-        return real and math.isfinite(value)
-    return not isinstance(kind, type) or kind not in (bool, str) or isinstance(value, kind)
-
-def _is_within(value, rule: str) -> bool:
-    if not rule:
-        return True
-    if "…" in rule:
-        low, high = map(float, rule.split("…"))
-        return low <= value <= high
+def _is_among(value, rule) -> bool:
+    if isinstance(rule, tuple) or not rule:
+        return not rule or value in rule
+    if rule.startswith("in "):
+        low, high = map(float, rule[4:-1].split(","))
+        from_low = value >= low if rule[3] == "[" else value > low
+        return from_low and (value <= high if rule[-1] == "]" else value < high)
     sign, limit = rule.split()
     return value >= float(limit) if sign == "≥" else value > float(limit)
+
+def _allowed_in_words(kind, rule) -> str:
+    if isinstance(rule, tuple):
+        return "one of " * (len(rule) > 1) + ", ".join(map(str, rule))
+    return f"{_KINDS.get(kind, '')} {rule}".strip()
 
 # %% ../nbs/00_core.ipynb #462f088b
 def settings_table(cls): # a `pandas.DataFrame`, one row a field

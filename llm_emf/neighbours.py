@@ -21,7 +21,7 @@ from safetensors.numpy import load_file, save_file
 from scipy import sparse
 from torch import Tensor
 
-from .core import InputError, read_json, stream, write_json
+from .core import check_fields, read_json, stream, write_json
 from .data import Dataset, Ranges, flat_positions, train_count
 from .features import Features
 from .metrics import per_user
@@ -254,19 +254,12 @@ class NeighbourSettings:
     least_gain: float = 1e-4 # a change must gain more than this of the valid MRR (0 … 1)
 
     def __post_init__(self):
-        _check_settings(self)
-
-_RANGES = { # setting → lowest, highest
-    "window": (1, np.inf), "top": (1, np.inf), "nearest": (1, np.inf), "max_history": (1, np.inf),
-    "trials": (0, np.inf), "valid_cases": (1, np.inf), "decay": (0, 1), "recency": (0, 1),
-    "own_recency": (0, 1), "from_power": (0, 1), "to_power": (0, 1)}
-
-def _check_settings(s: NeighbourSettings):
-    for name, value in asdict(s).items():
-        low, high = _RANGES.get(name, (0, np.inf))
-        if name != "text" and not low <= value <= high:
-            limit = "or more" if high == np.inf else f"to {high}"
-            raise InputError(f"{name} must be {low} {limit}, not {value}")
+        whole = ("window", "top", "nearest", "max_history", "valid_cases")
+        shares = ("decay", "recency", "own_recency", "from_power", "to_power", "least_gain")
+        weights = ("backward", "own", "words", "words_power", "vectors", "vectors_power",
+                   "pictures", "pictures_power", "trials")
+        check_fields(self, text=("title+llm", "title"), **dict.fromkeys(whole, "≥ 1"),
+                     **dict.fromkeys(shares, "in [0, 1]"), **dict.fromkeys(weights, "≥ 0"))
 
 # %% ../nbs/09a_neighbours.ipynb #ae9fb1b9
 class NeighbourParts:

@@ -575,18 +575,27 @@ def _parse_c2dsr_item(line: bytes) -> tuple: # index, asin
         raise BadLine("not: … asin, index")
     return int(fields[-1]), fields[-2]
 
+def _read_c2dsr_list(file: Path, n_before: int, rejected: Rejected) -> list: # (item, asin)
+    "One list of items; `item` is counted from 1, after the `n_before` items of the list before."
+    rows = [row for _, row in parsed_lines(file, _parse_c2dsr_item, rejected)]
+    if not rows:
+        raise InputError(f"{file} holds no items; it must have lines of number, asin, index, with "
+                         "tabs between them")
+    # the index of Y's list begins at 0 again, or is counted on
+    start = 1 if min(index for index, _ in rows) >= n_before else 1 + n_before
+    return [(start + index, asin) for index, asin in rows]
+
 def _read_c2dsr_items(source, domains, rejected: Rejected) -> pd.DataFrame:
-    "Both lists as one table of item, domain, asin, title; `item` is counted from 1, X before Y."
-    rows, n_before = [], 0
+    "Both lists as one table of item, domain, asin, title; an asin in both is named with its domain."
+    rows = []
     for key, domain in zip("xy", domains):
-        lines = parsed_lines(find_file(source, C2DSR_NAMES[key]), _parse_c2dsr_item, rejected)
-        part = [(1 + n_before + index, domain, asin, "") for _, (index, asin) in lines]
-        if not part:
-            raise InputError(f"{find_file(source, C2DSR_NAMES[key])} holds no items; it must have "
-                             "lines of number, asin, index, with tabs between them")
-        rows += part
-        n_before = max((item for item, *_ in part), default=0)
-    return pd.DataFrame(rows, columns=["item", "domain", "asin", "title"])
+        n_before = max((item for item, *_ in rows), default=0)
+        part = _read_c2dsr_list(find_file(source, C2DSR_NAMES[key]), n_before, rejected)
+        rows += [(item, domain, asin, "") for item, asin in part]
+    items = pd.DataFrame(rows, columns=["item", "domain", "asin", "title"])
+    in_both = (items.groupby("asin")["domain"].transform("nunique") > 1).to_numpy()
+    items.loc[in_both, "asin"] += "@" + items.loc[in_both, "domain"]
+    return items
 
 # %% ../nbs/01c_readers.ipynb #13883422
 def _seconds(text: str): # raises ValueError

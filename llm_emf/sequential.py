@@ -19,11 +19,12 @@ from fastcore.basics import patch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from .core import InputError, derive, pick_device, read_json, set_seed, write_json
+from .core import InputError, check_fields, derive, pick_device, read_json, set_seed
+from .core import write_json
 from .data import Ranges
 from .features import Features
 from .metrics import per_user
-from .model import _check, _number, _start_length, _whole, full_log_likelihood, last_items
+from .model import _start_length, check_heads, full_log_likelihood, last_items
 from .model import sampled_log_likelihood, training_moments
 from .task import Task
 from .train import CORE_SPACE, ModelMethod, ModelScorer, NeuralSettings, fit_model
@@ -181,11 +182,11 @@ class EnsRecSettings:
     "Both models, and the weights of the text model that are tried."
     id: NeuralSettings
     text: NeuralSettings
-    text_weights: tuple = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
+    # in [0, 1]
+    text_weights: tuple[float, ...] = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
 
     def __post_init__(self):
-        if not self.text_weights or not all(0 <= w <= 1 for w in self.text_weights):
-            raise InputError(f"text_weights must be numbers from 0 to 1, not {self.text_weights}")
+        check_fields(self, text_weights="in [0, 1]")
 
 # %% ../nbs/09b_sequential.ipynb #7bd8e967
 class AverageMethod(ModelMethod):
@@ -265,15 +266,8 @@ class SequenceSettings:
     chunk: int = 4096 # states whose logits are in memory at a time, ≥ 1 (full softmax)
 
     def __post_init__(self):
-        least_values = {"d": 1, "layers": 1, "max_length": 2, "negatives": 0, "chunk": 1}
-        for name, least in least_values.items():
-            _check(self, name, _whole(self, name, least), f"a whole number, at least {least}")
-        dropout = _number(self, "dropout") and 0 <= self.dropout < 1
-        _check(self, "dropout", dropout, "in [0, 1)")
-        positive = _number(self, "temperature") and self.temperature > 0
-        _check(self, "temperature", positive, "a number above 0")
-        _check(self, "learn_temperature", self.learn_temperature in (True, False), "True or False")
-        _check(self, "id_length", self.id_length in ("unit", "free"), "unit or free")
+        check_fields(self, d="≥ 1", layers="≥ 1", dropout="in [0, 1)", max_length="≥ 2",
+                     id_length=("free", "unit"), temperature="> 0", negatives="≥ 0", chunk="≥ 1")
 
 # %% ../nbs/09b_sequential.ipynb #c714a240
 class SequenceModel(nn.Module):
@@ -452,14 +446,9 @@ class BERTSettings(SequenceSettings):
 
     def __post_init__(self):
         super().__post_init__()
-        for name in ("heads", "hidden"):
-            _check(self, name, _whole(self, name, 1), "a whole number, at least 1")
-        _check(self, "d", self.d % self.heads == 0, f"divisible by heads = {self.heads}")
-        _check(self, "masked", _number(self, "masked") and 0 < self.masked <= 1, "in (0, 1]")
-        last_only = _number(self, "last_only") and 0 <= self.last_only <= 1
-        _check(self, "last_only", last_only, "in [0, 1]")
-        positive = _number(self, "position_scale") and self.position_scale > 0
-        _check(self, "position_scale", positive, "a number above 0")
+        check_fields(self, heads="≥ 1", hidden="≥ 1", masked="in (0, 1]", last_only="in [0, 1]",
+                     position_scale="> 0")
+        check_heads(self)
 
 # %% ../nbs/09b_sequential.ipynb #01df3b1f
 def draw_masks(

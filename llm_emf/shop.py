@@ -130,7 +130,7 @@ class ShopSettings:
         shares = ("transfer", "pictures", "titles", "colour_in_title", "one_domain")
         weights = ("theme", "look", "price", "circle", "chain", "popularity", "catalogue_seed")
         check_fields(self, items="≥ 32", users="≥ 1", mean_length="≥ 4",
-                     **dict.fromkeys(shares, "0 … 1"), **dict.fromkeys(weights, "≥ 0"))
+                     **dict.fromkeys(shares, "in [0, 1]"), **dict.fromkeys(weights, "≥ 0"))
 
 # %% ../nbs/01_shop.ipynb #34c5f7a2
 def _draw_kinds(n: int, rng) -> pd.DataFrame: # item_id, domain, category, theme

@@ -27,8 +27,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from .core import InputError, derive, pick_device, processes, progress, read_json, set_seed
-from .core import stream, with_words, write_json
+from .core import InputError, check_fields, derive, pick_device, processes, progress
+from .core import read_json, set_seed, stream, with_words, write_json
 from .data import pad, train_batches, windows
 from .features import Features
 from .metrics import per_user
@@ -52,20 +52,9 @@ class TrainSettings:
     save_minutes: float = 5.0 # a checkpoint at least so often, and after each epoch
 
     def __post_init__(self):
-        least = dict(epochs=1, valid_cases=1, patience=1, batch_tokens=1, sparse_ids=0)
-        for name, low in least.items():
-            if type(value := getattr(self, name)) is not int or value < low:
-                raise InputError(f"{name} must be a whole number, at least {low}, not {value!r}")
-        for name in ("learning_rate", "clip_norm", "weight_decay", "save_minutes"):
-            value, may_be_0 = getattr(self, name), name in ("weight_decay", "save_minutes")
-            is_number = type(value) in (int, float) and 0 <= value < math.inf
-            if not is_number or value == 0 and not may_be_0:
-                wanted = "0 or more" if may_be_0 else "a positive number"
-                raise InputError(f"{name} must be {wanted}, not {value!r}")
-        if self.precision not in ("no", "bf16", "fp16"):
-            raise InputError(f"precision must be no, bf16 or fp16, not {self.precision!r}")
-        if type(self.compile) is not bool:
-            raise InputError(f"compile must be true or false, not {self.compile!r}")
+        least = dict.fromkeys(("epochs", "valid_cases", "patience", "batch_tokens"), "≥ 1")
+        check_fields(self, **least, sparse_ids="≥ 0", learning_rate="> 0", clip_norm="> 0",
+                     weight_decay="≥ 0", save_minutes="≥ 0", precision=("no", "bf16", "fp16"))
 
 # %% ../nbs/08_train.ipynb #bc390daa
 def learning_rate(

@@ -8,6 +8,7 @@ import string
 import tempfile
 from dataclasses import fields
 from pathlib import Path
+from typing import get_args, get_origin
 
 import numpy as np
 import pandas as pd
@@ -16,12 +17,19 @@ from good_data import good_tables
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
+from llm_emf.abxi import ABXISettings
+from llm_emf.baselines import ItemKNNSettings
+from llm_emf.blend import MixSettings
+from llm_emf.c2dsr import C2DSRSettings
 from llm_emf.clip import ClipSettings
 from llm_emf.core import InputError, with_words
 from llm_emf.data import build_dataset
 from llm_emf.llm import BackendSettings, LLMSettings, parse_answer
+from llm_emf.model import ModelSettings
+from llm_emf.neighbours import NeighbourSettings
 from llm_emf.readers import CleanSettings, read_amazon, read_c2dsr, read_recbole
 from llm_emf.readers import write_c2dsr, write_recbole
+from llm_emf.sequential import BERTSettings
 from llm_emf.shop import ShopSettings
 from llm_emf.train import TrainSettings
 
@@ -173,18 +181,25 @@ def test_amazon_files_with_odd_bytes(kind, spoil_archive, allow_damaged, changes
         p.items.to_parquet(Path(folder, "items.parquet")) # no half characters
 
 
-SETTINGS = (TrainSettings, ClipSettings, LLMSettings, BackendSettings, CleanSettings, ShopSettings)
+SETTINGS = (TrainSettings, ClipSettings, LLMSettings, BackendSettings, CleanSettings, ShopSettings,
+            ModelSettings, BERTSettings, ABXISettings, C2DSRSettings, NeighbourSettings,
+            ItemKNNSettings, MixSettings)
 ODD_SETTING = st.one_of(st.none(), st.booleans(), st.integers(), st.floats(), ANY_TEXT,
-                        st.lists(st.integers(), max_size=2), st.binary(max_size=3))
+                        st.lists(st.integers(), max_size=2), st.binary(max_size=3),
+                        st.lists(st.one_of(st.integers(), st.floats(), st.booleans()),
+                                 max_size=3).map(tuple))
 
 
 def check_settings(found):
     "Every value is of the kind that its field says, finite, and can be saved with a result."
     for f in fields(found):
-        value = getattr(found, f.name)
-        assert isinstance(value, (int, float) if f.type is float else f.type), f.name
-        if f.type in (int, float):
-            assert isinstance(value, bool) is False and math.isfinite(value)
+        value, several = getattr(found, f.name), get_origin(f.type) is tuple
+        kind = get_args(f.type)[0] if several else f.type
+        assert not several or isinstance(value, tuple) and value, f.name
+        for v in value if several else (value,):
+            assert isinstance(v, (int, float) if kind is float else kind), f.name
+            if kind in (int, float):
+                assert isinstance(v, bool) is False and math.isfinite(v)
     json.dumps(vars(found), allow_nan=False)
 
 

@@ -3,17 +3,25 @@ import errno
 import json
 import os
 import shutil
+from dataclasses import MISSING, fields
 
 import numpy as np
 import pandas as pd
 import pytest
 
+from llm_emf.abxi import ABXISettings
+from llm_emf.baselines import ItemKNNSettings
+from llm_emf.blend import MixSettings
+from llm_emf.c2dsr import C2DSRSettings
 from llm_emf.clip import ClipSettings
 from llm_emf.core import InputError
 from llm_emf.llm import BackendSettings, LLMSettings
+from llm_emf.model import ModelSettings
+from llm_emf.neighbours import NeighbourSettings
 from llm_emf.readers import CleanSettings
+from llm_emf.sequential import BERTSettings, EnsRecSettings, SequenceSettings
 from llm_emf.shop import ShopSettings
-from llm_emf.train import TrainSettings
+from llm_emf.train import NeuralSettings, TrainSettings
 
 
 @pytest.fixture
@@ -64,7 +72,7 @@ REFUSED = { # the command → the message; exit code 1
     "prepare --knobs users=0 --out TMP/r": "users must be a whole number ≥ 1, not 0",
     "prepare --knobs users=many --out TMP/r": "users must be a whole number, not 'many'",
     "prepare --knobs items=31 --out TMP/r": "items must be a whole number ≥ 32, not 31",
-    "prepare --knobs transfer=2 --out TMP/r": "transfer must be a finite number 0 … 1, not 2",
+    "prepare --knobs transfer=2 --out TMP/r": "transfer must be a finite number in .0, 1., not 2",
     "prepare --knobs pictures=nan --out TMP/r": "pictures must be a finite number",
     "prepare --knobs mean_length=1 --out TMP/r": "mean_length must be a finite number ≥ 4",
     "prepare --knobs chain=-1 --out TMP/r": "chain must be a finite number ≥ 0",
@@ -96,25 +104,37 @@ REFUSED = { # the command → the message; exit code 1
     "train --out RUN --method item-kn": "Did you mean item-knn",
     "train --out RUN --method id --settings dropuot=0.3": "there is no setting 'dropuot'",
     "train --out RUN --method id --settings dropout": "name=value",
-    "train --out RUN --method id --settings dropout=high": "dropout must be a number",
-    "train --out RUN --method id --settings dropout=1": "dropout must be in \\[0, 1\\)",
+    "train --out RUN --method id --settings dropout=high": "dropout must be a finite number",
+    "train --out RUN --method id --settings dropout=1": "dropout must be a finite number in .0, 1\\)",
     "train --out RUN --method id --settings dropout=nan": "dropout must be a finite number",
-    "train --out RUN --method id --settings epochs=0": "epochs must be a whole number, at least 1",
+    "train --out RUN --method id --settings epochs=0": "epochs must be a whole number ≥ 1",
     "train --out RUN --method id --settings epochs=nan": "epochs must be a whole number",
-    "train --out RUN --method id --settings clip_norm=-1": "clip_norm must be a positive number",
-    "train --out RUN --method id --settings weight_decay=-1": "weight_decay must be 0 or more",
-    "train --out RUN --method id --settings save_minutes=-1": "save_minutes must be 0 or more",
+    "train --out RUN --method id --settings clip_norm=-1": "clip_norm must be a finite number > 0",
+    "train --out RUN --method id --settings weight_decay=-1": "weight_decay must be a finite number ≥ 0",
+    "train --out RUN --method id --settings save_minutes=-1": "save_minutes must be a finite number ≥ 0",
     "train --out RUN --method id --settings sparse_ids=-1": "sparse_ids must be a whole number",
-    "train --out RUN --method id --settings precision=fp8": "precision must be no, bf16 or fp16",
-    "train --out RUN --method id --settings heads=0": "heads must be a whole number, at least 1",
+    "train --out RUN --method id --settings precision=fp8": "precision must be one of no, bf16, fp16",
+    "train --out RUN --method id --settings heads=0": "heads must be a whole number ≥ 1",
     "train --out RUN --method id --settings d=63": "d must be divisible by heads",
-    "train --out RUN --method id --settings temperature=0": "temperature must be a number above 0",
+    "train --out RUN --method id --settings temperature=0": "temperature must be a finite number > 0",
     "train --out RUN --method id --settings loss=guess": "loss must be one of",
-    "train --out RUN --method id --settings modalities=": "modalities must be some of",
-    "train --out RUN --method id --settings modalities=smell": "modalities must be some of",
+    "train --out RUN --method id --settings modalities=": "modalities must be one or more values",
+    "train --out RUN --method id --settings modalities=smell": "modalities must be one or more values",
+    "train --out RUN --method id --settings modalities=id+id": "name each at most once",
     "train --out RUN --method id --settings compile=perhaps": "compile must be true or false",
+    "train --out RUN --method id --settings learn_temperature=2": "must be true or false",
+    "train --out RUN --method gru4rec --settings max_length=1": "must be a whole number ≥ 2",
+    "train --out RUN --method bert4rec --settings masked=0": "a finite number in \\(0, 1\\]",
+    "train --out RUN --method abxi --settings layers=2": "layers must be 1, not 2",
+    "train --out RUN --method c2dsr --settings graph_layers=-1": "must be a whole number ≥ 0",
+    "train --out RUN --method item-knn-order --settings decay=2": "a finite number in .0, 1.",
+    "train --out RUN --method item-knn-order --settings window=0": "must be a whole number ≥ 1",
+    "train --out RUN --method item-knn-text --settings text=poem": "one of title\\+llm, title",
+    "train --out RUN --method blend --settings powers=": "one or more values, each a finite",
+    "train --out RUN --method blend --settings bins=5+1": "bins must rise from 0",
+    "train --out RUN --method blend --settings memory_weights=1": "in .0, 1\\)",
     "train --out RUN --method id --learning-rate nan": "learning_rate must be a finite number",
-    "train --out RUN --method id --learning-rate -1": "learning_rate must be a positive number",
+    "train --out RUN --method id --learning-rate -1": "learning_rate must be a finite number > 0",
     "train --out RUN --method id --learning-rate inf": "learning_rate must be a finite number",
     "enrich --out RUN --budget 1": "--budget needs prices",
     "enrich --out RUN --budget inf": "budget must be a finite number",
@@ -204,6 +224,45 @@ SETTINGS = [ # class, field, values that are refused
     (TrainSettings, "weight_decay", (-1, float("nan"), "x")),
     (TrainSettings, "clip_norm", (0, -1, float("inf"))), (TrainSettings, "compile", (1, "yes")),
     (TrainSettings, "precision", ("fp8", None, 16)), (TrainSettings, "save_minutes", (-1, None)),
+    (TrainSettings, "epochs", (10**400,)), (TrainSettings, "learning_rate", (10**400,)),
+    (ModelSettings, "modalities", ((), "id", ["id"], ("id", "id"), ("smell",), (1,), None)),
+    (ModelSettings, "d", (0, 63, 64.0, True)), (ModelSettings, "heads", (0, None)),
+    (ModelSettings, "layers", (0,)), (ModelSettings, "hidden", (0,)),
+    (ModelSettings, "max_length", (0, "50")), (ModelSettings, "chunk", (0,)),
+    (ModelSettings, "negatives", (-1, .5)), (ModelSettings, "dropout", (-.1, 1, True, None)),
+    (ModelSettings, "temperature", (0, float("inf"))), (ModelSettings, "own", (-1, None)),
+    (ModelSettings, "lambda1", (-1, float("nan"))), (ModelSettings, "lambda2", (-1, "1")),
+    (ModelSettings, "learn_temperature", (0, 1, None)), (ModelSettings, "loss", ("bpr", None)),
+    (ModelSettings, "fusion_per_domain", (0, 1.0)), (ModelSettings, "fusion", ("mean", True)),
+    (ModelSettings, "encoders", (9,)), (ModelSettings, "missing", ("zero",)),
+    (ModelSettings, "id_start", ("zeros",)), (ModelSettings, "id_length", (1, ["free"])),
+    (SequenceSettings, "d", (0, 1.5)), (SequenceSettings, "layers", (0,)),
+    (SequenceSettings, "dropout", (1, "0")), (SequenceSettings, "max_length", (1,)),
+    (SequenceSettings, "id_length", ("long",)), (SequenceSettings, "temperature", (0, None)),
+    (SequenceSettings, "learn_temperature", (0, "true")), (SequenceSettings, "chunk", (0,)),
+    (SequenceSettings, "negatives", (-1,)), (BERTSettings, "heads", (0, 3)),
+    (BERTSettings, "hidden", (0,)), (BERTSettings, "masked", (0, 1.1, None)),
+    (BERTSettings, "last_only", (-.1, 1.1)), (BERTSettings, "position_scale", (0, "1")),
+    (ABXISettings, "layers", (0, 2, True, 1.0)), (ABXISettings, "heads", (0, 3)),
+    (ABXISettings, "hidden", (-1,)), (ABXISettings, "domain_rank", (0,)),
+    (ABXISettings, "invariant_rank", (0, None)), (C2DSRSettings, "graph_layers", (-1, .5)),
+    (C2DSRSettings, "contrast", (1, -.1, float("nan"))), (C2DSRSettings, "hidden", (0,)),
+    (C2DSRSettings, "heads", (0, 3)),
+    (ItemKNNSettings, "decays", ((), (0,), (1.1,), 1.0, [1.0], ("1",), (True,), None)),
+    (ItemKNNSettings, "shrinks", ((), (-1,), (float("inf"),), (float("nan"),), 5)),
+    (ItemKNNSettings, "valid_cases", (0, 1.5, None)),
+    (EnsRecSettings, "text_weights", ((), (-.1,), (1.1,), (None,), .5)),
+    (MixSettings, "powers", ((), (0,), (-1,), 1.0)), (MixSettings, "bin_cases", (0, 1.5)),
+    (MixSettings, "memory_weights", ((), (1,), (-.1,), (float("nan"),))),
+    (MixSettings, "bins", ((), (1, 2), (0, 0), (0, 1.5), (0, -1), 0)),
+    *[(NeighbourSettings, name, (0, -1, 1.5, True, None))
+      for name in ("window", "top", "nearest", "max_history", "valid_cases")],
+    *[(NeighbourSettings, name, (-.1, 1.1, float("nan"), "x", None)) for name in (
+        "decay", "recency", "own_recency", "from_power", "to_power", "least_gain")],
+    *[(NeighbourSettings, name, (-1, float("inf"), float("nan"), None)) for name in (
+        "backward", "own", "words", "words_power", "vectors", "vectors_power", "pictures",
+        "pictures_power")],
+    (NeighbourSettings, "trials", (-1, 1.5)), (NeighbourSettings, "text", ("llm", None)),
     (ClipSettings, "text", ("poem", None)), (ClipSettings, "long_text", ("drop",)),
     (ClipSettings, "dtype", ("int8",)), (ClipSettings, "batch_size", (0, 1.5, "8")),
     (ClipSettings, "workers", (-2, .5)), (ClipSettings, "clip", (None, 3)),
@@ -216,21 +275,35 @@ SETTINGS = [ # class, field, values that are refused
     (BackendSettings, "price_in", (-1, float("nan"))), (BackendSettings, "price_out", ("1",)),
     (BackendSettings, "budget", (-1, float("nan"), float("inf"))),
     (BackendSettings, "base_url", (None, "host", "ftp://host", "http://u:p@host")),
-    (CleanSettings, "core_user", (-1, 1.5, True)), (CleanSettings, "window_days", (-1,)),
+    (BackendSettings, "key_variable", (None, 5)), (LLMSettings, "prompt", (None, 5)),
+    *[(CleanSettings, name, (-1, 1.5, True, None)) for name in (
+        "most_purchases", "most_a_day", "core_user", "core_user_each", "core_item",
+        "window_days", "each_domain")],
     (CleanSettings, "duplicates", ("last",)), (CleanSettings, "users", ("all", None)),
     (CleanSettings, "titled", (1, None)), (CleanSettings, "allow_damaged", ("yes",)),
     (ShopSettings, "items", (31, 100.0, None)), (ShopSettings, "users", (0, "5")),
     (ShopSettings, "mean_length", (3.9, float("inf"))), (ShopSettings, "transfer", (-.1, 1.1)),
-    (ShopSettings, "theme", (-1, float("nan"))), (ShopSettings, "catalogue_seed", (-1, 1.5)),
+    *[(ShopSettings, name, (-.1, 1.1, float("nan"), None))
+      for name in ("pictures", "titles", "colour_in_title", "one_domain")],
+    *[(ShopSettings, name, (-1, float("nan"), float("inf"), "1"))
+      for name in ("theme", "look", "price", "circle", "chain", "popularity")],
+    (ShopSettings, "catalogue_seed", (-1, 1.5)),
 ]
 
 
 @pytest.mark.parametrize("cls, field, values", SETTINGS,
                          ids=[f"{c.__name__}.{f}" for c, f, _ in SETTINGS])
 def test_a_setting_is_checked_when_it_is_set(cls, field, values):
+    others = {f.name: NeuralSettings() for f in fields(cls) if f.default is MISSING}
     for value in values:
-        with pytest.raises(InputError, match=field):
-            cls(**{field: value})
+        with pytest.raises(InputError, match=rf"\b{field}\b"):
+            cls(**others | {field: value})
+
+
+@pytest.mark.parametrize("cls", list(dict.fromkeys(c for c, _, _ in SETTINGS)))
+def test_no_setting_is_left_out(cls):
+    names = {field for c, field, _ in SETTINGS if issubclass(cls, c)}
+    assert {f.name for f in fields(cls) if f.default is not MISSING} == names
 
 
 def write(name, content):

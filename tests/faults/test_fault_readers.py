@@ -154,6 +154,22 @@ def test_a_broken_c2dsr_folder_is_refused(not_prepared, c2dsr, case):
     not_prepared(said, c2dsr)
 
 
+@pytest.mark.parametrize("counted_on", [False, True])
+def test_an_asin_in_both_c2dsr_lists_is_two_items(prepare, c2dsr, tmp_path, counted_on):
+    before = prepare(c2dsr)[0], load_dataset(tmp_path/"run"/"prepare")
+    shutil.rmtree(tmp_path/"run")
+    lines = [line.split("\t") for line in (c2dsr/"Blist.txt").read_text().split("\n")[:-1]]
+    lines[3][1] = "B0"
+    if counted_on: # as in copies of Entertainment-Education
+        lines = [[a, asin, str(20 + int(index))] for a, asin, index in lines]
+    (c2dsr/"Blist.txt").write_text("".join("\t".join(line) + "\n" for line in lines))
+    assert prepare(c2dsr)[0] == before[0] == 0
+    data = load_dataset(tmp_path/"run"/"prepare")
+    asins = before[1].items["asin"].replace({"B0": "B0@X", "B23": "B0@Y"}).tolist()
+    assert data.items["asin"].tolist() == asins and len(set(asins)) == 40
+    assert data.item.tolist() == before[1].item.tolist()
+
+
 @pytest.mark.parametrize("file", [n for n in LISTS if n != "traindata_new.txt"])
 def test_a_missing_c2dsr_file_is_named(not_prepared, c2dsr, file):
     (c2dsr/file).unlink()
