@@ -27,13 +27,14 @@ import pandas as pd
 from common import REAL, ROOT, finish
 
 from llm_emf.clip import ClipSettings, encode
-from llm_emf.core import open_run
+from llm_emf.core import open_run, read_json
 from llm_emf.data import load_dataset, prepare
 from llm_emf.enrich import enrich_catalogue
 from llm_emf.features import load_features
 from llm_emf.methods import find_method
 from llm_emf.metrics import bootstrap_means, holm, per_user
 from llm_emf.model import VARIANTS, ModelSettings
+from llm_emf.neighbours import NeighbourSettings
 from llm_emf.shop import ShopSettings
 from llm_emf.task import Task, make_task, tuned_settings
 from scipy import stats
@@ -81,18 +82,37 @@ def make_ranks(name: str, task: Task, method: str, words: str) -> pd.DataFrame:
         return pd.read_parquet(folder/"ranks.parquet")
     folder.mkdir(parents=True, exist_ok=True)
     chosen = find_method(method)
-    words = f"{tuned_words(task.dataset.name, method)} {words}".strip()
-    settings = chosen.change(chosen.default_settings(task), words)
+    changes = (tuned_words(task.dataset.name, method), words, memory_words(name, method, task.seed))
+    settings = chosen.change(chosen.default_settings(task), " ".join(changes).strip())
     scorer = chosen.fit(task, settings, folder)
     if getattr(scorer, "curve", None) is not None:
         scorer.curve.to_csv(folder/"curve.csv", index=False)
+    if method == "hybrid-blend" and not words.strip(): # its model was trained as if it were alone
+        keep_ranks(RUNS/name/f"hybrid-{task.seed}", task, scorer.scorers[0], "hybrid")
+    return keep_ranks(folder, task, scorer, method)
+
+
+def keep_ranks(folder, task: Task, scorer, method: str) -> pd.DataFrame:
+    "Rank the test cases and keep the ranks; checkpoints are removed."
+    folder.mkdir(parents=True, exist_ok=True)
     ranks = task.rank(scorer, what=f"{method}, test")
     (folder/"note.json").write_text(json.dumps(getattr(scorer, "notes", {})))
-    for f in folder.glob("*.safetensors*"):
+    for f in folder.rglob("*.safetensors*"):
         f.unlink()
     ranks.to_parquet(folder/"ranks.aside")
     (folder/"ranks.aside").rename(folder/"ranks.parquet")
     return ranks
+
+
+def memory_words(name: str, method: str, seed: int) -> str:
+    "The settings that item-kNN with text found, for the neighbours of a blend; searched only once."
+    notes = [RUNS/name/f"item-knn-text-{k}"/"note.json" for k in (seed, 0)]
+    note = next((n for n in notes if n.exists()), None)
+    if "blend" not in method or not note:
+        return ""
+    fields = NeighbourSettings.__dataclass_fields__
+    found = {k: v for k, v in read_json(note).items() if k in fields and k != "trials"}
+    return " ".join(["trials=0", *(f"memory.{k}={v}" for k, v in found.items())])
 
 
 def task_of(run, how: str, seed: int) -> Task:
@@ -156,7 +176,8 @@ def study(name: str, found: dict, others: list, same_users: bool) -> list: # of 
 
 
 SHOP_METHODS = ("popularity", "item-knn", "item-knn-order", "item-knn-text", "id", "sasrec",
-                "sasrec-text", "gru4rec", "bert4rec", "abxi", "c2dsr", "llm-emf")
+                "sasrec-text", "gru4rec", "bert4rec", "abxi", "c2dsr", "llm-emf", "hybrid",
+                "hybrid-blend")
 SHOPS = { # study → settings of the shop, methods
     "default": (ShopSettings(), SHOP_METHODS),
     "pictures=0": (ShopSettings(pictures=0.0), ["no-images", "llm-emf"]),
@@ -206,6 +227,11 @@ def shop(seeds, studies=tuple(SHOPS)) -> None:
            ratio_means="MRR of LLM-EMF over item-kNN's, default shop")
 
 
+SPLITS = ("leave-one-out", "given")
+FOOD_KITCHEN = ("item-knn-text", "hybrid-blend", "hybrid", "llm-emf", "sasrec", "item-knn-order",
+                "item-knn")
+
+
 def food_kitchen_run(folder): # the run
     "The text is the titles, read by the offline sentence encoder."
     run = open_run(folder, str(REAL), "quick", 0)
@@ -216,9 +242,9 @@ def food_kitchen_run(folder): # the run
     return run
 
 
-def food_kitchen(seeds, run_folder) -> None:
+def food_kitchen(seeds, run_folder, splits=SPLITS, methods=FOOD_KITCHEN) -> None:
     "Both splits of the real data."
-    run, splits, methods = food_kitchen_run(run_folder), ("leave-one-out", "given"), FOOD_KITCHEN
+    run = food_kitchen_run(run_folder)
     found = {how: {method: [] for method in methods} for how in splits}
     for seed, how, method in itertools.product(seeds, splits, methods):
         # there is nothing random in neighbours but the 999 negatives
@@ -237,9 +263,6 @@ def food_kitchen(seeds, run_folder) -> None:
            d=ModelSettings().d, ratio_means="MRR of LLM-EMF over SASRec's, leave-one-out")
 
 
-FOOD_KITCHEN = ("item-knn-text", "llm-emf", "sasrec", "item-knn-order", "item-knn")
-
-
 def make_parser(about: str) -> argparse.ArgumentParser:
     "The options that this study and the ablations have in common."
     parser = argparse.ArgumentParser(description=about,
@@ -256,6 +279,10 @@ def parse():
     parser = make_parser(__doc__)
     parser.add_argument("--studies", nargs="+", choices=list(SHOPS), default=list(SHOPS),
                         help="of the shop")
+    parser.add_argument("--splits", nargs="+", choices=SPLITS, default=SPLITS,
+                        help="of food-kitchen")
+    parser.add_argument("--methods", nargs="+", default=FOOD_KITCHEN,
+                        help="of food-kitchen; the table needs all of them")
     return parser.parse_args()
 
 
@@ -264,4 +291,4 @@ if __name__ == "__main__":
     if options.data == "shop":
         shop(range(options.seeds), options.studies)
     else:
-        food_kitchen(range(options.seeds), options.run)
+        food_kitchen(range(options.seeds), options.run, options.splits, options.methods)

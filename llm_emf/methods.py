@@ -15,6 +15,7 @@ from .baselines import ItemKNN, Popularity
 from .blend import Blend
 from .c2dsr import C2DSR_METHOD
 from .core import InputError, Run
+from .hybrid import HYBRID, HYBRID_BLEND
 from .metrics import summarise
 from .model import VARIANTS
 from .neighbours import ORDER_SPACE, TEXT_SPACE, Neighbours
@@ -38,6 +39,8 @@ METHODS: dict[str, Method] = {m.name: m for m in [
     ABXI_METHOD,
     C2DSR_METHOD,
     Blend("blend", "LLM-EMF and neighbours, blended", "ours", variant_space("llm-emf")),
+    HYBRID,
+    HYBRID_BLEND,
 ]}
 
 # %% ../nbs/09z_methods.ipynb #5077e3ea

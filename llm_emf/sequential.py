@@ -366,13 +366,18 @@ class SequenceMethod(ModelMethod):
     def reads(self, settings: NeuralSettings) -> str:
         return ""
 
+    def build(self, settings, task: Task) -> SequenceModel:
+        "The untrained model of a task."
+        return self.network(settings, task.dataset.n_items, task.dataset.n_x)
+
     def fit(self, task: Task, settings=None, folder=None, device="auto") -> ModelScorer:
         "Build the model from the task's seed and train it."
-        s, data = settings or self.default_settings(task), task.dataset
+        s = settings or self.default_settings(task)
         set_seed(derive(task.seed, "weights"))
-        model = self.network(s.model, data.n_items, data.n_x)
+        model = self.build(s.model, task)
         curve = fit_model(model, task, s.train, folder, device, what=self.name)
         return ModelScorer(model, curve, {
+            "modalities": " + ".join(getattr(model, "modalities", ("id",))),
             "epochs": len(curve), "best valid MRR": f"{curve['valid mrr'].max():.4f}",
             "training seconds": round(float(curve["seconds"].sum())),
             "parameters": sum(p.numel() for p in model.parameters())})
@@ -399,7 +404,8 @@ def load(self: SequenceMethod, folder, task: Task, device="auto") -> ModelScorer
         raise InputError(f"{folder} holds no model (model.json is missing). "
                          "Run llm-emf train first.")
     info = read_json(folder/"model.json")
-    model = self.network(self.network.Settings(**info["settings"]), info["n_items"], info["n_x"])
+    words = {k: tuple(v) if isinstance(v, list) else v for k, v in info["settings"].items()}
+    model = self.build(self.network.Settings(**words), task)
     model.load_state_dict(load_file(folder/"model.safetensors"))
     return ModelScorer(model.to(pick_device(device)))
 
