@@ -41,11 +41,13 @@ PUBLISHED = {"method": "ABXI, published", "ties": "as-given",
 SHORT = ("d=64 layers=1 dropout=0.4 negatives=2048 learning_rate=0.003 epochs=12 patience=2 "
          "max_length=20 id_length=free")
 SMALL = "d=64 layers=2 dropout=0.4 learning_rate=0.003 epochs=12 patience=2 id_length=free"
+HYBRID = "d=128 hidden=256 dropout=0.5 learning_rate=0.002 epochs=8 patience=2 max_length=20"
 SETTINGS = {
     "sasrec": SHORT, "sasrec-text": SHORT, "sasrec-text-start": SHORT, "gru4rec": SHORT,
     "llm-emf": SMALL, "id-three-sequences": SMALL, "blend": SMALL,
     "bert4rec": "d=64 layers=1 dropout=0.4 negatives=2048 epochs=24 patience=4 max_length=20",
     "c2dsr": "d=64 epochs=10 patience=2 contrast=0.1",
+    **dict.fromkeys(("hybrid", "hybrid-blend", "hybrid-rerank"), HYBRID),
     "abxi": "d=256 dropout=0.5 negatives=2048 learning_rate=0.001 epochs=16 patience=2 "
             "batch_tokens=1024",
 }

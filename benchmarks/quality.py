@@ -87,8 +87,10 @@ def make_ranks(name: str, task: Task, method: str, words: str) -> pd.DataFrame:
     scorer = chosen.fit(task, settings, folder)
     if getattr(scorer, "curve", None) is not None:
         scorer.curve.to_csv(folder/"curve.csv", index=False)
-    if method == "hybrid-blend" and not words.strip(): # its model was trained as if it were alone
-        keep_ranks(RUNS/name/f"hybrid-{task.seed}", task, scorer.scorers[0], "hybrid")
+    if method == "hybrid-rerank" and not words.strip(): # its stages, which were fitted as if alone
+        stages = {"hybrid": scorer.blend.scorers[0], "hybrid-blend": scorer.blend}
+        for stage, part in stages.items():
+            keep_ranks(RUNS/name/f"{stage}-{task.seed}", task, part, stage)
     return keep_ranks(folder, task, scorer, method)
 
 
@@ -108,7 +110,7 @@ def memory_words(name: str, method: str, seed: int) -> str:
     "The settings that item-kNN with text found, for the neighbours of a blend; searched only once."
     notes = [RUNS/name/f"item-knn-text-{k}"/"note.json" for k in (seed, 0)]
     note = next((n for n in notes if n.exists()), None)
-    if "blend" not in method or not note:
+    if method not in ("blend", "hybrid-blend", "hybrid-rerank") or not note:
         return ""
     fields = NeighbourSettings.__dataclass_fields__
     found = {k: v for k, v in read_json(note).items() if k in fields and k != "trials"}
@@ -176,8 +178,8 @@ def study(name: str, found: dict, others: list, same_users: bool) -> list: # of 
 
 
 SHOP_METHODS = ("popularity", "item-knn", "item-knn-order", "item-knn-text", "id", "sasrec",
-                "sasrec-text", "gru4rec", "bert4rec", "abxi", "c2dsr", "llm-emf", "hybrid",
-                "hybrid-blend")
+                "sasrec-text", "gru4rec", "bert4rec", "abxi", "c2dsr", "llm-emf", "hybrid-rerank",
+                "hybrid-blend", "hybrid")
 SHOPS = { # study → settings of the shop, methods
     "default": (ShopSettings(), SHOP_METHODS),
     "pictures=0": (ShopSettings(pictures=0.0), ["no-images", "llm-emf"]),
@@ -228,7 +230,7 @@ def shop(seeds, studies=tuple(SHOPS)) -> None:
 
 
 SPLITS = ("leave-one-out", "given")
-FOOD_KITCHEN = ("item-knn-text", "hybrid-blend", "hybrid", "llm-emf", "sasrec", "item-knn-order",
+FOOD_KITCHEN = ("item-knn-text", "hybrid-rerank", "hybrid-blend", "hybrid", "llm-emf", "sasrec", "item-knn-order",
                 "item-knn")
 
 

@@ -20,6 +20,8 @@ from .metrics import summarise
 from .model import VARIANTS
 from .neighbours import ORDER_SPACE, TEXT_SPACE, Neighbours
 from .sequential import SEQUENTIAL
+from .rerank import HYBRID_RERANK
+from .sequential import SEQUENTIAL
 from .task import Method, Task, load_task, trained_stage
 from .train import ModelMethod, variant_space
 
@@ -41,6 +43,7 @@ METHODS: dict[str, Method] = {m.name: m for m in [
     Blend("blend", "LLM-EMF and neighbours, blended", "ours", variant_space("llm-emf")),
     HYBRID,
     HYBRID_BLEND,
+    HYBRID_RERANK,
 ]}
 
 # %% ../nbs/09z_methods.ipynb #5077e3ea
@@ -70,11 +73,13 @@ def compare_methods(
 
 # %% ../nbs/09z_methods.ipynb #7312a232
 def profile_methods(run: Run) -> list: # of names, in the order of the table
-    "The methods that a profile trains: all of them in `paper`, else four."
+    "The methods that a profile trains: all of them in `paper`, four in `smoke`, five in `quick`."
     if run.profile == "paper":
         return list(METHODS)
     ids_alone = "id" if run.dataset == "shop" else "sasrec"
-    return [name for name in METHODS if name in ("popularity", "item-knn", "llm-emf", ids_alone)]
+    few = {"popularity", "item-knn", "llm-emf", ids_alone}
+    few |= {"hybrid-rerank"} if run.profile == "quick" else set()
+    return [name for name in METHODS if name in few]
 
 # %% ../nbs/09z_methods.ipynb #495ba9f7
 def load_scorer(run: Run, name: str):

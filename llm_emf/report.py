@@ -218,7 +218,9 @@ PANELS = {"full": "Full ranking: {first} is first",
           "sampled999": "Among 999 negatives, as papers report"}
 
 def bar_colour(method: str) -> str:
-    "LLM-EMF in colour, the oracle light, every other method grey."
+    "LLM-EMF and our own methods in colour, the oracle light, every other method grey."
+    if method in METHODS and METHODS[method].family == "ours":
+        return COLOUR["tex"]
     return {"llm-emf": COLOUR["id"], "oracle": "#ececec"}.get(method, "#bdbdbd")
 
 # %% ../nbs/11_report.ipynb #3e4eb4e7
