@@ -230,8 +230,8 @@ def shop(seeds, studies=tuple(SHOPS)) -> None:
 
 
 SPLITS = ("leave-one-out", "given")
-FOOD_KITCHEN = ("item-knn-text", "hybrid-rerank", "hybrid-blend", "hybrid", "llm-emf", "sasrec", "item-knn-order",
-                "item-knn")
+FOOD_KITCHEN = ("item-knn-text", "hybrid-rerank", "hybrid-blend", "hybrid", "llm-emf", "sasrec",
+                "item-knn-order", "item-knn")
 
 
 def food_kitchen_run(folder): # the run

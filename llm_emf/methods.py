@@ -19,7 +19,6 @@ from .hybrid import HYBRID, HYBRID_BLEND
 from .metrics import summarise
 from .model import VARIANTS
 from .neighbours import ORDER_SPACE, TEXT_SPACE, Neighbours
-from .sequential import SEQUENTIAL
 from .rerank import HYBRID_RERANK
 from .sequential import SEQUENTIAL
 from .task import Method, Task, load_task, trained_stage

@@ -6,11 +6,10 @@
 __all__ = ['CLUES', 'HYBRID_RERANK', 'clues', 'RerankSettings', 'SecondLook', 'train_look', 'RerankScorer', 'collect',
            'cross_fit', 'HybridRerankSettings', 'HybridRerank']
 
-# %% ../nbs/09g_rerank.ipynb #944f9aa3
+# %% ../nbs/09g_rerank.ipynb #d234b238
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from fastcore.basics import patch
@@ -24,7 +23,7 @@ from .hybrid import HYBRID_BLEND
 from .task import Method, Task, put_last
 from .train import CORE_SPACE
 
-# %% ../nbs/09g_rerank.ipynb #aa34b097
+# %% ../nbs/09g_rerank.ipynb #4d94d06d
 CLUES = ("score", "place", "model", "memory", "best of model", "best of memory",
          "candidate bought", "last item bought", "length", "same domain", "like last item")
 
@@ -50,7 +49,7 @@ def clues(
     columns = [each[0], order, *each[1:], *row[:2], count[item].log1p(), *row[2:], like]
     return torch.stack([c.expand_as(place).float() for c in columns], -1)
 
-# %% ../nbs/09g_rerank.ipynb #8d6c4fb2
+# %% ../nbs/09g_rerank.ipynb #8c6a5959
 @dataclass(frozen=True)
 class RerankSettings:
     "How the second stage is made. Raises `InputError` for a value out of its range."
@@ -66,7 +65,7 @@ class RerankSettings:
         check_fields(self, top="≥ 2", cases="≥ 1", folds="≥ 2", width="≥ 1", rounds="≥ 1",
                      rate="> 0", batch="≥ 1")
 
-# %% ../nbs/09g_rerank.ipynb #fdc494b9
+# %% ../nbs/09g_rerank.ipynb #d3f670d5
 class SecondLook(nn.Module):
     "A number for each candidate."
     def __init__(self, width: int):
@@ -80,7 +79,7 @@ class SecondLook(nn.Module):
     def forward(self, x: Tensor) -> Tensor: # (…, candidates, clues) → (…, candidates)
         return self.layers((x - self.centre) / self.scale)[..., 0]
 
-# %% ../nbs/09g_rerank.ipynb #25443d1a
+# %% ../nbs/09g_rerank.ipynb #8e13ce2f
 def train_look(
     x: Tensor, # (n, candidates, clues)
     answer: Tensor, # (n,) place of the target among the candidates
@@ -99,7 +98,7 @@ def train_look(
             optimiser.step()
     return net.eval()
 
-# %% ../nbs/09g_rerank.ipynb #b84f7b2b
+# %% ../nbs/09g_rerank.ipynb #20b82a6d
 class RerankScorer:
     "A blend whose first candidates are put into a new order. Without networks: the blend itself."
     def __init__(self, blend, networks: list, top: int, exclude_seen: bool, notes: dict = {}):
@@ -128,7 +127,7 @@ class RerankScorer:
         low = old.amin(1, keepdim=True)
         return mix.scatter(1, place, low + (old.sum(1, keepdim=True) - old.shape[1] * low) * chance)
 
-# %% ../nbs/09g_rerank.ipynb #4cf23c5b
+# %% ../nbs/09g_rerank.ipynb #d19d8df2
 def collect(
     task: Task,
     scorer: RerankScorer,
@@ -150,7 +149,7 @@ def collect(
                           torch.from_numpy(b.rows)))
     return tuple(torch.cat(part) for part in zip(*found))
 
-# %% ../nbs/09g_rerank.ipynb #8034e9cf
+# %% ../nbs/09g_rerank.ipynb #0280002f
 def cross_fit(
     x: Tensor, # (n, k, clues)
     answer: Tensor, # (n,) place of the target; -1 if it is no candidate
@@ -170,7 +169,7 @@ def cross_fit(
         place[judge] = (score > own).sum(1)
     return networks, place
 
-# %% ../nbs/09g_rerank.ipynb #10cda7d0
+# %% ../nbs/09g_rerank.ipynb #d824baaf
 @patch
 def learn(
     self: RerankScorer,
@@ -192,14 +191,14 @@ def learn(
         "gain in valid MRR, cross-fitted": f"{gain:.4f}", "networks": len(self.networks)}
     return self
 
-# %% ../nbs/09g_rerank.ipynb #9a0cb11e
+# %% ../nbs/09g_rerank.ipynb #230b0745
 @dataclass(frozen=True)
 class HybridRerankSettings:
     "Settings of the blend and of the second stage."
     blend: object # `BlendSettings`
     rerank: RerankSettings = RerankSettings()
 
-# %% ../nbs/09g_rerank.ipynb #7285671a
+# %% ../nbs/09g_rerank.ipynb #b4f6403b
 class HybridRerank(Method):
     "The hybrid model and item-kNN with text, blended; the first hundred ordered by a network."
     blend = HYBRID_BLEND
@@ -219,7 +218,7 @@ class HybridRerank(Method):
         scorer = RerankScorer(blend, [], s.rerank.top, task.exclude_seen, dict(blend.notes))
         return scorer.learn(task, s.rerank, device)
 
-# %% ../nbs/09g_rerank.ipynb #d2e9126b
+# %% ../nbs/09g_rerank.ipynb #f49d49fc
 @patch
 def change(self: HybridRerank, settings: HybridRerankSettings, words: str):
     "Settings changed by words; those of the second stage begin with `rerank.`, as `rerank.top=50`."
@@ -229,7 +228,7 @@ def change(self: HybridRerank, settings: HybridRerankSettings, words: str):
     return HybridRerankSettings(self.blend.change(settings.blend, first),
                                 with_words(settings.rerank, " ".join(second)))
 
-# %% ../nbs/09g_rerank.ipynb #62f87d8a
+# %% ../nbs/09g_rerank.ipynb #e506f954
 @patch
 def save(self: HybridRerank, scorer: RerankScorer, folder) -> None:
     "Write the blend, the networks and what they need."
@@ -243,7 +242,7 @@ def save(self: HybridRerank, scorer: RerankScorer, folder) -> None:
              "exclude_seen": scorer.exclude_seen, "notes": scorer.notes}
     write_json(Path(folder)/"rerank.json", about)
 
-# %% ../nbs/09g_rerank.ipynb #6b791716
+# %% ../nbs/09g_rerank.ipynb #97010aab
 @patch
 def load(self: HybridRerank, folder, task: Task, device="auto") -> RerankScorer:
     "Read what `save` wrote."
@@ -257,6 +256,6 @@ def load(self: HybridRerank, folder, task: Task, device="auto") -> RerankScorer:
         networks.append(net.eval().to(pick_device(device)))
     return RerankScorer(blend, networks, about["top"], about["exclude_seen"], about["notes"])
 
-# %% ../nbs/09g_rerank.ipynb #7310b910
+# %% ../nbs/09g_rerank.ipynb #ba0bd4e4
 HYBRID_RERANK = HybridRerank("hybrid-rerank", "ours: hybrid and neighbours, re-ranked", "ours",
                              CORE_SPACE)
