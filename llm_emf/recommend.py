@@ -110,7 +110,7 @@ class UserHistories:
         "The most recent items of each user, 0 on the right."
         return pad(self, self.offset[:-1], self.offset[1:], longest)
 
-# %% ../nbs/10_recommend.ipynb #29e48224
+# %% ../nbs/10_recommend.ipynb #962b99c3
 def _check_user_table(table, where: str) -> None:
     missing = [c for c in ("user", "item") if c not in table]
     if missing:
@@ -122,7 +122,7 @@ def _check_user_table(table, where: str) -> None:
         empty = table[column].isna().to_numpy()
         if empty.any():
             who = table["user"].iloc[int(empty.argmax())]
-            raise InputError(f"{where}: a purchase of user {who!r} has no {column}")
+            raise InputError(f"{where}: a purchase of user {who} has no {column}")
 
 @patch
 def from_table(self: Recommender, table: pd.DataFrame, where: str = "the table") -> UserHistories:
@@ -134,14 +134,14 @@ def from_table(self: Recommender, table: pd.DataFrame, where: str = "the table")
     item = asin.map(self.id_of)
     if item.isna().any():
         at = int(item.isna().to_numpy().argmax())
-        raise InputError(f"{where}, user {table['user'].iloc[at]!r}: asin {asin.iloc[at]!r} is not "
+        raise InputError(f"{where}, user {table['user'].iloc[at]}: asin {asin.iloc[at]!r} is not "
                          f"in the catalogue of {self.dataset.n_items:,} items")
     code, user = pd.factorize(table["user"])
     order = np.lexsort(([table["time"]] if "time" in table else []) + [code])
     offset = np.r_[0, np.cumsum(np.bincount(code))]
     return UserHistories(np.asarray(user), item.to_numpy(np.int64)[order], offset)
 
-# %% ../nbs/10_recommend.ipynb #8d295afa
+# %% ../nbs/10_recommend.ipynb #18124c80
 def _whole_users(tables, where: str): # yields tables
     "The same rows, cut between users."
     rest = None
@@ -150,7 +150,7 @@ def _whole_users(tables, where: str): # yields tables
         user = table["user"].to_numpy()
         if (wrong := np.flatnonzero(user[1:] < user[:-1])).size:
             a, b = user[wrong[0]], user[wrong[0] + 1]
-            raise InputError(f"{where}: user {b!r} comes after {a!r}; sort the rows by user")
+            raise InputError(f"{where}: user {b} comes after {a}; sort the rows by user")
         last = user == user[-1]
         rest = table[last]
         if not last.all():
