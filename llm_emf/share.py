@@ -5,9 +5,9 @@
 # %% auto #0
 __all__ = ['SHARE_FORMAT', 'SharedRecommender', 'run_results', 'open_recommender']
 
-# %% ../nbs/10b_share.ipynb #48d0c370
+# %% ../nbs/10b_share.ipynb #795005e9
 import json
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields
 from importlib import metadata
 from pathlib import Path
 
@@ -24,55 +24,53 @@ from .data import Dataset
 from .features import Features
 from .methods import METHODS, find_method
 from .metrics import summarise
-from .recommend import Recommender, load_recommender
-from .task import Task, load_task, trained_stage
+from .recommend import Recommender
+from .task import Task, load_task
 
-# %% ../nbs/10b_share.ipynb #db8803c3
+# %% ../nbs/10b_share.ipynb #ab4c9a58
 @dataclass
 class SharedRecommender(Recommender, ModelHubMixin, library_name="llm-emf",
                         tags=["recommender-system", "sequential-recommendation"]):
     """A recommender that can be saved for others. `from_run` makes one from a run folder,
     `from_pretrained` from a saved folder or a hub."""
     method: str = "llm-emf" # a name of the table of methods (notebook 09z)
-    # kind → Features that loading the scorer asks for; empty for scorers of ids
-    features: dict = field(default_factory=dict)
     about: dict = field(default_factory=dict) # what config.json and the card say besides
 
 # %% ../nbs/10b_share.ipynb #09ee3b48
 SHARE_FORMAT = 1 # raised when shared folders change their layout
 
-# %% ../nbs/10b_share.ipynb #e4554cd4
+# %% ../nbs/10b_share.ipynb #8c9bab58
 def _allow_no_curve(scorer) -> None:
     "A loaded model has no training curve; its method's `save` writes one."
     for part in [scorer, *getattr(scorer, "scorers", [])]:
         if getattr(part, "curve", part) is None:
             part.curve = pd.DataFrame()
 
-def _save_features(features: dict, folder: Path) -> None:
-    arrays = {f"{kind}/{m}": np.ascontiguousarray(v) for kind, f in features.items()
-              for m, v in f.vectors.items()}
-    masks = {f"{kind}/{m}/has": f.has[m] for kind, f in features.items() for m in f.vectors}
+def _save_features(features: Features, folder: Path) -> None:
+    arrays = {m: np.ascontiguousarray(v) for m, v in features.vectors.items()}
     if arrays:
+        masks = {f"{m}_has": features.has[m] for m in arrays}
         save_file(arrays | masks, folder/"features.safetensors")
 
 @patch
 def _save_pretrained(self: SharedRecommender, save_directory: Path) -> None:
     _allow_no_curve(self.scorer)
     find_method(self.method).save(self.scorer, save_directory)
-    _save_features(self.features, save_directory)
+    _save_features(self.features or Features({}, {}), save_directory)
     self.dataset.items.to_parquet(save_directory/"catalogue.parquet", index=False)
     write_json(save_directory/"config.json", self.config())
 
-# %% ../nbs/10b_share.ipynb #95708875
+# %% ../nbs/10b_share.ipynb #3533eb7d
 @patch
 def config(self: SharedRecommender) -> dict:
     "What config.json holds."
-    branches = sorted({m for f in self.features.values() for m in f.vectors})
     model = getattr(self.scorer, "model", None)
-    modalities = list(getattr(model, "modalities", [])) or branches
+    modalities = getattr(model, "modalities", self.features.vectors if self.features else [])
+    odds, totals = self.domain_scale # of lists with both domains; counted from purchases
     return self.about | {
+        "domain_odds": odds.tolist(), "domain_totals": totals.tolist(),
         "library": "llm-emf", "format": SHARE_FORMAT, "version": metadata.version("llm-emf"),
-        "method": self.method, "modalities": modalities, "domains": list(self.dataset.domains),
+        "method": self.method, "modalities": list(modalities), "domains": list(self.dataset.domains),
         "items": [self.dataset.domain_range(d)[1] for d in (0, 1)], "dataset": self.dataset.name}
 
 # %% ../nbs/10b_share.ipynb #a2043d0e
@@ -94,7 +92,7 @@ def _check_config(folder: Path) -> dict:
                          "does not have. Upgrade: pip install -U llm-emf")
     return config
 
-# %% ../nbs/10b_share.ipynb #e55140cb
+# %% ../nbs/10b_share.ipynb #b0df5cb8
 def _catalogue(folder: Path, config: dict) -> Dataset: # without purchases
     items = pd.read_parquet(folder/"catalogue.parquet")
     domains, none = tuple(config["domains"]), np.zeros(0, np.int64)
@@ -108,25 +106,26 @@ def _catalogue(folder: Path, config: dict) -> Dataset: # without purchases
         raise InputError(f"{folder}: catalogue.parquet and config.json do not fit each other")
     return data
 
-def _read_features(folder: Path) -> dict: # kind → Features
-    file, found = folder/"features.safetensors", {}
-    for name, array in (load_file(file) if file.exists() else {}).items():
-        kind, m, *mask = name.split("/")
-        features = found.setdefault(kind, Features({}, {}))
-        (features.has if mask else features.vectors)[m] = array
-    return found
+def _read_features(folder: Path) -> Features:
+    file = folder/"features.safetensors"
+    arrays = load_file(file) if file.exists() else {}
+    vectors = {m: v for m, v in arrays.items() if not m.endswith("_has")}
+    return Features(vectors, {m: arrays[f"{m}_has"] for m in vectors})
 
-# %% ../nbs/10b_share.ipynb #1fa486ea
+# %% ../nbs/10b_share.ipynb #6886367c
+_WRITTEN = ("library", "format", "version", "method", "modalities", "domains", "items", "dataset",
+            "domain_odds", "domain_totals") # `config` says these anew
+
 def _read_folder(cls, folder: Path, device): # a SharedRecommender
-    config = _check_config(folder)
+    config, where = _check_config(folder), pick_device(device)
     data, features = _catalogue(folder, config), _read_features(folder)
-    task = Task(data, {}, loader=lambda kind: features.get(kind, Features({}, {})))
-    where = pick_device(device)
+    task = Task(data, {}, loader=lambda kind: features)
     scorer = find_method(config["method"]).load(folder, task, where)
-    written = ("library", "format", "version", "method", "modalities", "domains", "items",
-               "dataset") # `config` says these anew
-    about = {k: v for k, v in config.items() if k not in written}
-    return cls(scorer, data, device=where, method=config["method"], features=features, about=about)
+    found = cls(scorer, data, device=where, method=config["method"],
+                features=features if features.vectors else None,
+                about={k: v for k, v in config.items() if k not in _WRITTEN})
+    found._scale = np.array(config["domain_odds"]), np.array(config["domain_totals"])
+    return found
 
 # %% ../nbs/10b_share.ipynb #6f8a8d01
 _FILES = ["*.json", "*.safetensors", "*.parquet", "*.npy", "*.csv", "README.md"]
@@ -177,7 +176,7 @@ def run_results(run: Run) -> list: # of dicts: method, protocol, domain, metric,
             rows += found.round(5).assign(method=method).to_dict("records")
     return rows
 
-# %% ../nbs/10b_share.ipynb #b633b42f
+# %% ../nbs/10b_share.ipynb #d8f7828b
 def _about_run(run: Run, task: Task, method: str) -> dict:
     encoded = {}
     if (run.path/"encode"/"manifest.json").exists():
@@ -197,18 +196,14 @@ def from_run(
     device="cpu",
 ) -> SharedRecommender:
     "The trained method of a run, ready to be saved for others."
-    plain = load_recommender(run_folder, method, device)
+    plain = Recommender.load(run_folder, method, device)
     folder = Path(run_folder).expanduser().resolve()
-    made, kept = read_identity(folder), {}
+    made = read_identity(folder)
     run = Run(folder, made["dataset"], made["profile"], made["seed"], device)
-    task = load_task(run)
-    def note(kind):
-        return kept.setdefault(kind, task.loader(kind))
-    scorer = find_method(method).load(trained_stage(run, method), replace(task, loader=note), device)
-    return cls(scorer, plain.dataset, device=plain.device, method=method, features=kept,
-               about=_about_run(run, task, method))
+    same = {f.name: getattr(plain, f.name) for f in fields(Recommender)}
+    return cls(**same, method=method, about=_about_run(run, load_task(run), method))
 
-# %% ../nbs/10b_share.ipynb #4cad3c61
+# %% ../nbs/10b_share.ipynb #64f7c75d
 def open_recommender(
     source, # a run folder, a folder that `save_pretrained` wrote, or owner/name on a hub
     method: str = "llm-emf", # of a run folder; a shared folder knows its own
@@ -217,7 +212,7 @@ def open_recommender(
     "A recommender by where it is. Raises `InputError` if there is none."
     folder = Path(source).expanduser()
     if folder.is_dir() and not (folder/"config.json").exists():
-        return load_recommender(folder, method, device)
+        return Recommender.load(folder, method, device)
     return SharedRecommender.from_pretrained(source, device)
 
 # %% ../nbs/10b_share.ipynb #caebe8e4

@@ -21,7 +21,7 @@ class Browser:
         self.up, up = os.pipe()     # answers from it
         command = f'exec "$0" "$@" 3<&{down} 4>&{up}'
         flags = [*FLAGS, f"--user-data-dir={profile}", f"--window-size={width},{height}"]
-        self.process = subprocess.Popen(["sh", "-c", command, CHROMIUM, *flags, "about:blank"],
+        self.process = subprocess.Popen(["bash", "-c", command, CHROMIUM, *flags, "about:blank"],
                                         pass_fds=(down, up), stderr=subprocess.DEVNULL)
         os.close(down), os.close(up)
         self.answers, self.count, self.session, self.seconds = b"", 0, {}, seconds
