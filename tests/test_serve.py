@@ -192,8 +192,9 @@ def test_page_in_a_browser(port, tmp_path):
         browser.wait("document.getElementById('found').textContent.includes('No title holds')")
         browser.open(f"http://127.0.0.1:{port}/?again#item={GOOD}&item=SK00000001") # a kept link
         browser.wait("document.querySelectorAll('#bought .item').length == 2")
-        assert browser.js("document.querySelector('img').src").endswith(f"/picture/{GOOD}")
-        browser.wait("document.querySelector('img').naturalWidth > 0")
+        image = "document.querySelector('#bought img')"
+        assert browser.js(f"{image}.src").endswith(f"/picture/{GOOD}")
+        browser.wait(f"{image}.naturalWidth > 0")
         assert browser.js("document.title") == "LLM-EMF: try a recommender"
         assert browser.js("document.getElementById('error').hidden")
     finally:
