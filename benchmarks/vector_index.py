@@ -1,8 +1,8 @@
 """A vector index over a trained model's items against exact search: recall, and users a second.
 
-The model (ids, three sequences) is trained for LLM_EMF_EPOCHS epochs (2). Vectors of the users are
-computed once and not timed; exact search is one matrix product, the exponentials and top-k by
-torch, in blocks of 128 users.
+The model (ids, three sequences) is trained with the settings of LLM_EMF_WORDS, for LLM_EMF_USERS
+test users. Their vectors are computed once and not timed; exact search is one matrix product, the
+exponentials and top-k by torch, in blocks of 128 users.
 """
 import os
 import time
@@ -20,7 +20,7 @@ USERS, K = int(os.environ.get("LLM_EMF_USERS", "2000")), 10
 data, split = load_data()
 task = Task(data, split)
 method = find_method("id-three-sequences")
-words = f"epochs={os.environ.get('LLM_EMF_EPOCHS', '2')} valid_cases=500"
+words = os.environ.get("LLM_EMF_WORDS", "epochs=2 valid_cases=500")
 scorer = method.fit(task, method.change(method.default_settings(task), words), device="cpu")
 model, rows, ratios = scorer.model, [], []
 
@@ -62,4 +62,4 @@ for domain, name in enumerate(data.domains):
                      "build, s": round(built, 1), "peak GiB": peak_gib()})
         ratios.append(speed / fast)
 finish("vector_index", rows, float(np.median(ratios)), data=data.name, users=USERS,
-       width=users.shape[-1], sequences=users.shape[1])
+       settings=words, width=users.shape[-1], sequences=users.shape[1])

@@ -107,11 +107,12 @@ class _Parquet:
 
 _FORMS = {"npy": _Npy, "parquet": _Parquet}
 
-# %% ../nbs/10c_export.ipynb #ea24a2fb
+# %% ../nbs/10c_export.ipynb #6b412d14
 def _write_users(recommender, ids, names, domain: int, items: Tensor, file, block: int) -> None:
     model = exported_model(recommender)
     for start in progress(range(0, len(ids), block), "user vectors", unit="block"):
-        recent = [torch.from_numpy(h[-model.settings.max_length:]) for h in ids[start:start + block]]
+        part, longest = ids[start:start + block], model.settings.max_length
+        recent = [torch.from_numpy(h[-longest:]) for h in part]
         padded = torch.nn.utils.rnn.pad_sequence(recent, batch_first=True).to(items.device)
         rows = user_vectors(model, padded, domain, items).cpu().numpy()
         file.write(names[start:start + block], rows)
@@ -121,7 +122,7 @@ def _sequences(model: LLMEMF) -> list: # of names, in the order of the user vect
     weights = {"own": s.own, "other": s.lambda1, "both": s.lambda2}
     return [name for name, weight in weights.items() if weight > 0]
 
-# %% ../nbs/10c_export.ipynb #238a39ad
+# %% ../nbs/10c_export.ipynb #cf000902
 @patch
 def export_vectors(
     self: Recommender,
@@ -152,7 +153,8 @@ def export_vectors(
             out.close()
             files[file] = list(shape)
     if names:
-        pd.DataFrame({"user": list(map(str, names))}).to_parquet(folder/"users.parquet", index=False)
+        users = pd.DataFrame({"user": list(map(str, names))})
+        users.to_parquet(folder/"users.parquet", index=False)
     write_json(folder/"manifest.json", _manifest(self, model, form, files))
     return folder/"manifest.json"
 

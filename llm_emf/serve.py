@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['ServeLimits', 'BodyLimit', 'Batcher', 'Service', 'serving_page', 'make_app', 'served_pictures', 'serve']
 
-# %% ../nbs/10d_serve.ipynb #cd0b73e9
+# %% ../nbs/10d_serve.ipynb #189b5259
 import asyncio
 import base64
 import hashlib
@@ -20,7 +20,6 @@ from pathlib import Path
 from typing import Annotated
 
 import numpy as np
-import pandas as pd
 from fastcore.basics import patch
 
 from .clip import item_pictures
@@ -127,7 +126,7 @@ class Batcher:
             else:
                 answer.set_result(result)
 
-# %% ../nbs/10d_serve.ipynb #33917282
+# %% ../nbs/10d_serve.ipynb #1f46aff7
 class Service:
     "A recommender as the server uses it: plain values in, what JSON can hold out."
     def __init__(self, recommender: Recommender, pictures=None, limits=ServeLimits()):
@@ -151,7 +150,8 @@ class Service:
         return found
 
     async def run(self, call, *arguments): # in the batcher's thread
-        return await asyncio.get_running_loop().run_in_executor(self.batcher.thread, call, *arguments)
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self.batcher.thread, call, *arguments)
 
 # %% ../nbs/10d_serve.ipynb #3f3ee4bc
 @patch
@@ -332,7 +332,7 @@ def served_pictures(source, recommender: Recommender):
     run = Run(folder.resolve(), made["dataset"], made["profile"], made["seed"])
     return item_pictures(run, items, 160)
 
-# %% ../nbs/10d_serve.ipynb #0e0c927b
+# %% ../nbs/10d_serve.ipynb #54d548ce
 def serve(
     source, # a run folder, a shared folder, or owner/name on the hub
     method: str = "llm-emf", # of a run folder
@@ -348,11 +348,12 @@ def serve(
     try:
         sock = socket.create_server((host, port))
     except (OSError, OverflowError) as e:
-        raise InputError(f"{host}:{port} cannot be used ({e}); choose another with --port") from None
+        raise InputError(f"{host}:{port} cannot be used ({e}); "
+                         "choose another with --port") from None
     config = uvicorn.Config(app, log_level="warning", limit_concurrency=limits.connections,
                             timeout_keep_alive=5, h11_max_incomplete_event_size=16 * 1024)
-    ready(f"serving {recommender.dataset.n_items:,} items on http://{host}:{sock.getsockname()[1]}/ "
-          "(Ctrl-C stops)")
+    address = f"http://{host}:{sock.getsockname()[1]}/"
+    ready(f"serving {recommender.dataset.n_items:,} items on {address} (Ctrl-C stops)")
     try:
         uvicorn.Server(config).run(sockets=[sock])
     except KeyboardInterrupt:

@@ -60,7 +60,7 @@ def _save_pretrained(self: SharedRecommender, save_directory: Path) -> None:
     self.dataset.items.to_parquet(save_directory/"catalogue.parquet", index=False)
     write_json(save_directory/"config.json", self.config())
 
-# %% ../nbs/10b_share.ipynb #3533eb7d
+# %% ../nbs/10b_share.ipynb #c6c872cf
 @patch
 def config(self: SharedRecommender) -> dict:
     "What config.json holds."
@@ -70,8 +70,9 @@ def config(self: SharedRecommender) -> dict:
     return self.about | {
         "domain_odds": odds.tolist(), "domain_totals": totals.tolist(),
         "library": "llm-emf", "format": SHARE_FORMAT, "version": metadata.version("llm-emf"),
-        "method": self.method, "modalities": list(modalities), "domains": list(self.dataset.domains),
-        "items": [self.dataset.domain_range(d)[1] for d in (0, 1)], "dataset": self.dataset.name}
+        "method": self.method, "modalities": list(modalities), "dataset": self.dataset.name,
+        "domains": list(self.dataset.domains),
+        "items": [self.dataset.domain_range(d)[1] for d in (0, 1)]}
 
 # %% ../nbs/10b_share.ipynb #a2043d0e
 def _check_config(folder: Path) -> dict:

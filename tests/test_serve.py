@@ -190,7 +190,7 @@ def test_page_in_a_browser(port, tmp_path):
         browser.wait(f"{about}.length == 10 && {about}.every(t => t.endsWith('kitchen'))")
         browser.js("document.getElementById('query').value = 'no such title'; find()")
         browser.wait("document.getElementById('found').textContent.includes('No title holds')")
-        browser.open(f"http://127.0.0.1:{port}/?again#item={GOOD}&item=SK00000001") # a kept link
+        browser.open(f"http://127.0.0.1:{port}/?again#item={GOOD}&item=SK00000701") # a kept link
         browser.wait("document.querySelectorAll('#bought .item').length == 2")
         image = "document.querySelector('#bought img')"
         assert browser.js(f"{image}.src").endswith(f"/picture/{GOOD}")
