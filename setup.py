@@ -37,7 +37,7 @@ setup(
     keywords=cfg["keywords"],
     url=cfg["git_url"],
     packages=find_packages(include=["llm_emf", "llm_emf.*"]),
-    package_data={"llm_emf": ["assets/*", "py.typed"]},
+    package_data={"llm_emf": ["assets/*"]},
     cmdclass={"build_py": BuildWithNotebooks},
     python_requires=f">={cfg['min_python']}",
     install_requires=cfg["requirements"].split(),
