@@ -188,7 +188,7 @@ def ridge(
     slope = torch.linalg.solve(x.T @ x + penalty, x.T @ y)
     return ((asked - mean).double() @ slope).to(middle.dtype) + middle
 
-# %% ../nbs/09x_new_items.ipynb #d34defd8
+# %% ../nbs/09x_new_items.ipynb #b6b938f1
 def _extend(value: Tensor, dim: int, moved, added, rows) -> Tensor:
     "A table of items with the new ones in their places along `dim`."
     shape = list(value.shape)
@@ -228,6 +228,7 @@ def _extend_ids(larger, model, moved, added, frozen, known, strength) -> None:
     weight = _extend(table, 0, moved, added, rows)
     larger.id_embedding = torch.nn.Embedding.from_pretrained(weight, freeze=False, padding_idx=0)
 
+# %% ../nbs/09x_new_items.ipynb #5a891b8e
 @with_items.register
 def _(scorer: ModelScorer, dataset, moved, added, old, new):
     if not isinstance(scorer.model, LLMEMF):

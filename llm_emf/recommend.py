@@ -6,7 +6,7 @@
 __all__ = ['PIECE', 'ENTRIES', 'LAST', 'Recommender', 'UserHistories', 'domain_pattern', 'next_domain', 'join_parquet',
            'Explanation', 'draw_explanation']
 
-# %% ../nbs/10_recommend.ipynb #cce76fa3
+# %% ../nbs/10_recommend.ipynb #825faabc
 import hashlib
 import os
 import shutil
@@ -27,7 +27,7 @@ from torch import Tensor
 from .baselines import purchase_matrix
 from .core import COLOUR, NAMES, FORMAT, InputError, Run, content_hash, pick_device
 from .core import progress, read_identity, read_json, tidy
-from .data import Dataset, Ranges, flat_positions, histories, load_split, pad
+from .data import Dataset, Ranges, flat_positions, histories, pad
 from .explain import past_parts, score_parts, similarities
 from .features import Features, catalogue_hash, load_features
 from .methods import find_method
@@ -271,14 +271,15 @@ def next_domain(dataset: Dataset, train: Ranges) -> np.ndarray: # (3**LAST, 2), 
     share = (y + 10 * in_y.mean()) / (n + 10)
     return np.stack([1 - share, share], 1)
 
-# %% ../nbs/10_recommend.ipynb #c6993037
+# %% ../nbs/10_recommend.ipynb #5edd22b1
 @patch(as_prop=True)
 def domain_scale(self: Recommender) -> tuple: # (3**LAST, 2) next_domain; (2,) mean totals
     "What merging two domains needs; counted once."
     if not hasattr(self, "_scale"):
         some, data = self.train.sample(1000), self.dataset
         offset = np.r_[0, np.cumsum(some.length)]
-        users = UserHistories(some.user, data.item[flat_positions(some)[1]].astype(np.int64), offset)
+        item = data.item[flat_positions(some)[1]].astype(np.int64)
+        users = UserHistories(some.user, item, offset)
         totals = np.zeros(2)
         for start in range(0, len(users), self.rows_at_a_time):
             part = users.part(start, start + self.rows_at_a_time)
@@ -445,7 +446,7 @@ def load(
     return cls(chosen.load(trained, task, device), task.dataset, pick_device(device),
                train=task.split["train"], features=features, encode=encode)
 
-# %% ../nbs/10_recommend.ipynb #9f526206
+# %% ../nbs/10_recommend.ipynb #ea5f9a87
 @dataclass(frozen=True)
 class Explanation:
     "Why an item has its score."
@@ -455,14 +456,14 @@ class Explanation:
     score: float
     rank: int # among the items of the domain, from 1
     parts: pd.DataFrame # columns sequence, part, contribution, which add up to the score
-    past: pd.DataFrame # columns asin, title, contribution; the purchases that are read, oldest first
+    past: pd.DataFrame # columns asin, title, contribution; purchases that are read, oldest first
 
     def __str__(self):
         parts = self.parts[["sequence", "part", "contribution"]].to_string(index=False)
         return (f"{self.asin}  {self.title}\nscore {self.score:.6g}, rank {self.rank:,} in "
                 f"{self.domain}\n\n{parts}\n\n{self.past.iloc[::-1].to_string(index=False)}")
 
-# %% ../nbs/10_recommend.ipynb #0e6ef989
+# %% ../nbs/10_recommend.ipynb #1116d3f9
 @patch
 def item_number(self: Recommender, asin: str) -> int:
     "Of an asin. Raises `InputError` for an unknown one."
@@ -472,6 +473,7 @@ def item_number(self: Recommender, asin: str) -> int:
         raise InputError(f"asin {asin!r} is not in the catalogue of {self.dataset.n_items:,} items")
     return int(self.id_of[asin])
 
+# %% ../nbs/10_recommend.ipynb #abce543d
 @patch
 def explain(
     self: Recommender,
