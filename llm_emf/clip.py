@@ -566,9 +566,11 @@ def has_words(text: str) -> bool:
 
 # %% ../nbs/04_clip.ipynb #115fa2da
 @patch
-def text_source(self: EncodeStage) -> ModalitySource:
+def source_of(
+    self: EncodeStage,
+    texts: list, # one string an item of `self.items`
+) -> ModalitySource:
     "The texts of the items that have one."
-    texts = item_texts(pd.read_parquet(self.enriched), self.settings.text)
     worded = np.array([has_words(text) for text in texts], dtype=bool)
     texts = [text for text, w in zip(texts, worded) if w]
     encode, store = self.text_encoder()
@@ -635,7 +637,8 @@ def summary(self: EncodeStage, features: Features, rejected, computed: int, long
 def make(self: EncodeStage, folder) -> dict: # the stage's summary; None in processes 1, 2, …
     "Fill the stores; process 0 writes the run's arrays, what they are, and the rejected pictures."
     sources = {"img": self.picture_source()} if self.pictures is not None else {}
-    sources["tex"] = self.text_source()
+    texts = item_texts(pd.read_parquet(self.enriched), self.settings.text)
+    sources["tex"] = self.source_of(texts)
     computed = sum(self.fill(source) for source in sources.values())
     if self.rank:
         return None

@@ -671,24 +671,34 @@ def write_c2dsr(
         (folder/C2DSR_NAMES[split][0]).write_text("".join(lines), encoding="utf-8")
 
 # %% ../nbs/01c_readers.ipynb #8df4356a
+def _ids(what: str, values) -> list: # of str
+    found = [str(v) for v in values]
+    if odd := [v for v in set(found) if re.search('["\t\r\n]', v)]:
+        raise InputError(f"{what} {odd[0]!r} holds a quote, a tab or a line break, which RecBole's "
+                         "files cannot hold; give it another name")
+    return found
+
 def write_recbole(
     folder, # made if it is not there
     name: str, # of the data set: files <name>.inter and <name>.item
     items: pd.DataFrame, # item, domain, asin, title
     sequences: pd.DataFrame, # user, items, times
 ) -> None:
-    "Write RecBole's atomic files, so that a RecBole user can check our results."
+    """Write RecBole's atomic files, so that a RecBole user can check our results. Raises
+    `InputError` for an id that they cannot hold."""
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     asin = items.set_index("item")["asin"]
     flat = sequences[["user", "items", "times"]].explode(["items", "times"])
-    inter = pd.DataFrame({"user_id:token": flat["user"],
-                          "item_id:token": asin.loc[flat["items"]].to_numpy(),
-                          "timestamp:float": flat["times"]})
-    inter.to_csv(folder/f"{name}.inter", sep="\t", index=False)
-    item = pd.DataFrame({"item_id:token": items["asin"], "domain:token": items["domain"],
-                         "title:token_seq": [clean_text(t) for t in items["title"]]})
-    item.to_csv(folder/f"{name}.item", sep="\t", index=False)
+    inter = pd.DataFrame({"user_id:token": _ids("user", flat["user"]),
+                          "item_id:token": _ids("item", asin.loc[flat["items"]]),
+                          "timestamp:float": flat["times"].to_numpy()})
+    inter.to_csv(folder/f"{name}.inter", sep="\t", index=False, quoting=3)
+    titles = [clean_text(t).replace('"', "''") for t in items["title"]]
+    item = pd.DataFrame({"item_id:token": _ids("item", items["asin"]),
+                         "domain:token": _ids("domain", items["domain"]),
+                         "title:token_seq": titles})
+    item.to_csv(folder/f"{name}.item", sep="\t", index=False, quoting=3)
 
 # %% ../nbs/01c_readers.ipynb #1f948507
 def _not_utf8(path: Path) -> InputError: # names the line

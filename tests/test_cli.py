@@ -20,7 +20,7 @@ RUN_FOLDER = [name for name in COMMANDS if name != "methods"]
 @pytest.mark.parametrize("command", RUN_FOLDER)
 def test_help(cli, command):
     code, out, _ = cli(command, "--help")
-    assert code == 0 and "--out" in out and len(out) > 180
+    assert code == 0 and ("--out" in out or "--run" in out) and len(out) > 180
     assert f"Example: llm-emf {command} " in out
 
 
@@ -157,3 +157,51 @@ def test_errors_do_not_depend_on_the_terminal(cli, tmp_path):
                           env=os.environ | {"COLUMNS": "30", "FORCE_COLOR": "1"})
     assert done.returncode == 1 and "\x1b" not in done.stderr
     assert done.stderr.startswith("llm-emf: no-such-run is no run folder.")
+
+
+@pytest.fixture(scope="module")
+def with_neighbours(prepared):
+    "The prepared run, with item-kNN trained."
+    from llm_emf.core import open_run
+    from llm_emf.methods import find_method
+    from llm_emf.task import train_method
+    train_method(open_run(prepared, "shop", "smoke", 0, "cpu"), find_method("item-knn"))
+    return prepared
+
+
+def test_recommend_similar_explain(here, with_neighbours, tmp_path):
+    "The three commands on one run: the first of `recommend` is what `explain` calls rank 1."
+    how = ("--run", with_neighbours, "--method", "item-knn")
+    users, recs = tmp_path/"users.parquet", tmp_path/"recs.parquet"
+    bought = ["SF00000155", "SK00001104", "SF00000139"]
+    pd.DataFrame({"user": ["u1"] * 3 + ["u2"], "item": [*bought, bought[0]]}).to_parquet(users)
+    code, out, err = here("recommend", *how, "--users", users, "--out", recs, "--k", 3,
+                          "--domain", "kitchen")
+    assert code == 0 and out.strip() == str(recs), err
+    found = pd.read_parquet(recs)
+    assert found["user"].tolist() == ["u1"] * 3 + ["u2"] * 3
+    assert found["rank"].tolist() == [1, 2, 3] * 2 and found["asin"].str.startswith("SK").all()
+    code, out, err = here("explain", *how, "--history", ",".join(bought), "--item",
+                          found["asin"][0])
+    assert code == 0 and "rank 1 in kitchen" in out and all(a in out for a in bought), err
+    code, out, err = here("similar", *how, "--item", bought[0], "--by", "bought-together", "--k", 2)
+    assert code == 0 and len(out.splitlines()) == 3, err
+
+
+WRONG = { # arguments after --run and --method → the message
+    "no users": (("recommend", "--out", "r.parquet"), "needs --users FILE.parquet"),
+    "no such file": (("recommend", "--users", "none.parquet", "--out", "r.parquet"),
+                     "none.parquet cannot be read as parquet"),
+    "an unknown item": (("similar", "--item", "S?"), "asin 'S?' is not in the catalogue"),
+    "by pictures": (("similar", "--item", "SF00000155", "--by", "picture"), "not by 'picture'"),
+    "nobody": (("explain", "--item", "SF00000155"), "either --user or --history"),
+    "an unknown user": (("explain", "--user", "x", "--item", "SF00000155"),
+                        "user 'x' is not in the run's data"),
+}
+
+
+@pytest.mark.parametrize("case", WRONG)
+def test_a_wrong_question_is_refused(here, with_neighbours, case):
+    (command, *args), said = WRONG[case]
+    code, _, err = here(command, "--run", with_neighbours, "--method", "item-knn", *args)
+    assert code == 1 and said in err, err
