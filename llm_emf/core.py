@@ -13,7 +13,6 @@ __all__ = ['FORMAT', 'PROFILES', 'COLOUR', 'NAMES', 'InputError', 'file_hash', '
 import atexit
 import hashlib
 import json
-import math
 import os
 import platform
 import random
