@@ -80,8 +80,11 @@ def write_json(path, obj) -> None:
     # the process number: several processes may write the same file at once
     aside = Path(path).with_name(f".{Path(path).name}.{os.getpid()}.aside")
     text = json.dumps(obj, indent=1, sort_keys=True, default=str) + "\n"
-    aside.write_text(text, encoding="utf-8")
-    os.replace(aside, path)
+    try:
+        aside.write_text(text, encoding="utf-8")
+        os.replace(aside, path)
+    finally: # nothing is left of it if the disk is full
+        aside.unlink(missing_ok=True)
 
 # %% ../nbs/00_core.ipynb #272fccf0
 def read_json(path):
