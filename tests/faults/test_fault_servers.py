@@ -113,6 +113,7 @@ def test_an_answer_that_drips_counts_as_a_timeout(tmp_path, serve):
             handler.wfile.write(b" ")
             handler.wfile.flush()
             time.sleep(.05)
+    import openai  # noqa: F401  (takes seconds the first time)
     began = time.monotonic()
     with pytest.raises(InputError, match="an answer that does not end: 1"):
         ask_one(serve(drip).address, tmp_path, timeout=.5)
@@ -132,6 +133,7 @@ def drip_headers(handler):
 
 @needs_openai
 def test_headers_that_drip_count_as_a_timeout(tmp_path, serve):
+    import openai  # noqa: F401
     began = time.monotonic()
     with pytest.raises(InputError, match="no answer.*: 1"):
         ask_one(serve(drip_headers).address, tmp_path, timeout=.5)
