@@ -1,4 +1,4 @@
-"""Fuzz the readers and the parser of LLM answers: make fuzz, or python tests/fuzz.py MINUTES FOLDER.
+"""Fuzz the readers and the parser of LLM answers: `make fuzz`, or python tests/fuzz.py 60 FOLDER.
 
 It runs the generated faults of faults/test_fault_generated.py with new examples until the time is
 over: no error but `InputError`, no example of more than 20 s, no more than 8 GiB of memory. What
