@@ -232,6 +232,9 @@ ROW = dict(zip(COLUMNS, ("k" * 32, "m", "{}", "[]", "a pan", 5, 5, 0.1)))
 @examples(100)
 @given(st.lists(st.tuples(st.sampled_from(COLUMNS), SCALAR), max_size=2),
        st.lists(CHANGE, max_size=2))
+@example([("answer", b"")], []) # bytes in one row make the whole column bytes
+@example([("answer", None)], [])
+@example([("key", b"k")], [])
 def test_files_of_answers_with_odd_cells_and_bytes(cells, changes):
     with tempfile.TemporaryDirectory() as folder:
         path, cache = Path(folder, "a.parquet"), Cache(Path(folder, "c.sqlite"))
