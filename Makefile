@@ -5,12 +5,13 @@ READY := .venv/.ready
 export TOKENIZERS_PARALLELISM := false
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help reproduce test test-slow docs bench quality readme clean rectools anchor
+.PHONY: help reproduce test test-slow fuzz docs bench quality readme clean rectools anchor
 
 help:
 	@echo "make reproduce   environment, all notebooks on the embedded shop, report"
 	@echo "make test        environment, notebooks and library in step, notebook tests, tests/"
 	@echo "make test-slow   the tests that take more than half a minute each"
+	@echo "make fuzz        an hour of broken files and answers for the readers; MINUTES=5 for less"
 	@echo "make docs        the site, in _docs/"
 	@echo "make bench       the benchmarks, in benchmarks/results/"
 	@echo "make rectools    our SASRec and BERT4Rec against RecTools', in an environment of its own"
@@ -49,6 +50,10 @@ test: $(READY)
 test-slow: $(READY)
 	@echo "== the slow tests"
 	@$(BIN)/python -m pytest tests -q -m slow --durations=15
+
+MINUTES ?= 60
+fuzz: $(READY)
+	@$(BIN)/python tests/fuzz.py $(MINUTES) fuzz
 
 docs: $(READY)
 	@$(BIN)/python .ci/site.py

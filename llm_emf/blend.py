@@ -101,7 +101,8 @@ class MixSettings:
     "How two scorers are mixed. Raises `InputError` for a value out of its range."
     powers: tuple[float, ...] = (1.0, 0.5) # p that are tried, each above 0
     # w that are tried, in [0, 1): below 1, so that the model orders what has no neighbour
-    memory_weights: tuple[float, ...] = (0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95)
+    memory_weights: tuple[float, ...] = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9,
+                                         0.95)
     # lowest count of each bin of last items, ascending from 0; (0,) is one weight for all
     bins: tuple[int, ...] = (0, 1, 5, 10)
     # ≥ 1; a bin with fewer valid users takes the common weight; why 1,000: see "Measured"

@@ -89,15 +89,16 @@ Stage by stage: llm-emf prepare --out runs/mine, then each stage with --out runs
 
 # %% ../nbs/12_cli.ipynb #a43b2c09
 _OUTSIDE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO,
-            errno.EMFILE, errno.ENAMETOOLONG)
+            errno.EMFILE, errno.ENAMETOOLONG, errno.EFBIG)
 
 def _reason_outside(e: Exception) -> str: # "" unless disk, rights or a data base are the reason
     if isinstance(e, OSError) and e.errno in _OUTSIDE:
         return f"{e.strerror}: {e.filename}" if e.filename else e.strerror
     if isinstance(e, sqlite3.Error):
         return f"a file of answers or pictures (.sqlite) cannot be used ({e})"
-    full = os.strerror(errno.ENOSPC)
-    return full if full in str(e) else ""
+    # libraries that are not written in Python name the reason in their message alone
+    full = (os.strerror(number) for number in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG))
+    return next((text for text in full if text in str(e)), "")
 
 def command(function):
     "Register a command: foreseen errors and Ctrl-C end it with a message and an exit code."

@@ -13,7 +13,6 @@ __all__ = ['FORMAT', 'PROFILES', 'COLOUR', 'NAMES', 'InputError', 'file_hash', '
 import atexit
 import hashlib
 import json
-import math
 import os
 import platform
 import random
@@ -81,8 +80,11 @@ def write_json(path, obj) -> None:
     # the process number: several processes may write the same file at once
     aside = Path(path).with_name(f".{Path(path).name}.{os.getpid()}.aside")
     text = json.dumps(obj, indent=1, sort_keys=True, default=str) + "\n"
-    aside.write_text(text, encoding="utf-8")
-    os.replace(aside, path)
+    try:
+        aside.write_text(text, encoding="utf-8")
+        os.replace(aside, path)
+    finally: # nothing is left of it if the disk is full
+        aside.unlink(missing_ok=True)
 
 # %% ../nbs/00_core.ipynb #272fccf0
 def read_json(path):
@@ -417,36 +419,41 @@ def run_stage(
     if not stage_holds(folder, key):
         with stage_lock(run, name):
             if not stage_holds(folder, key): # it may have been made just before the lock was free
-                partial = _begin(folder, key)
-                summary = make(partial) or {}
-                _finish(run, partial, folder, key, inputs, summary)
+                partial = folder.with_name(f"{folder.name}.partial")
+                summary = _make_partial(run, partial, make, key, inputs)
+                _publish(partial, folder)
                 print(f"{name}: {_in_words(summary) or 'done'}")
                 return folder
     print(f"{name}: done before, skipped")
     return folder
 
 # %% ../nbs/00_core.ipynb #da3b6e0f
-def _begin(folder, key): # the partial folder, as a kill left it or empty
-    partial = folder.with_name(f"{folder.name}.partial")
+def _make_partial(run, partial, make, key, inputs) -> dict: # the stage's summary
+    if stage_holds(partial, key): # killed when all but the folder's name was done
+        return stage_summary(partial)
+    _begin(partial, key)
+    summary = make(partial) or {}
+    outside = [p.name for p in map(Path, inputs) if not p.is_relative_to(run.path)]
+    write_json(partial/"manifest.json", {"key": key, "outputs": folder_hashes(partial),
+               "outside": outside, "summary": summary, "versions": versions()})
+    return summary
+
+def _begin(partial, key): # the partial folder, as a kill left it or empty
     if partial.exists() and not _begun_under(partial, key):
         shutil.rmtree(partial)
     partial.mkdir(exist_ok=True)
     for half_written in partial.rglob("*.aside"):
         half_written.unlink()
-    write_json(partial/"started.json", key)
-    return partial
+    write_json(partial/".started.json", key)
 
 def _begun_under(partial, key):
     try:
-        return read_json(partial/"started.json") == key
+        return read_json(partial/".started.json") == key
     except (InputError, FileNotFoundError):
         return False
 
-def _finish(run, partial, folder, key, inputs, summary):
-    (partial/"started.json").unlink()
-    outside = [p.name for p in map(Path, inputs) if not p.is_relative_to(run.path)]
-    write_json(partial/"manifest.json", {"key": key, "outputs": folder_hashes(partial),
-               "outside": outside, "summary": summary, "versions": versions()})
+def _publish(partial, folder):
+    (partial/".started.json").unlink(missing_ok=True)
     if folder.exists():
         shutil.rmtree(folder)
     os.replace(partial, folder)

@@ -96,7 +96,7 @@ def to_parquet(self: Cache, path) -> int: # the number of answers
 @patch
 def merge_parquet(self: Cache, path) -> int: # how many answers the file holds
     """Take in the answers of a parquet file that are not here yet. Raises `InputError` if it
-    lacks columns."""
+    lacks columns, or if a key or an answer is no text."""
     try:
         table = pd.read_parquet(path)
     except (OSError, ValueError) as e: # pyarrow's errors are of these kinds
@@ -104,6 +104,10 @@ def merge_parquet(self: Cache, path) -> int: # how many answers the file holds
     if missing := set(COLUMNS) - set(table.columns):
         raise InputError(f"{path} is not a table of LLM answers: "
                          f"it lacks the columns {sorted(missing)}")
+    for column in ("key", "answer"):
+        if not table[column].map(type).eq(str).all():
+            raise InputError(f"{path} is not a table of LLM answers: the column {column!r} must "
+                             "hold text in every row")
     self.put(table[list(COLUMNS)].to_dict("records"))
     return len(table)
 

@@ -21,6 +21,7 @@ from fastcore.basics import patch
 from safetensors import SafetensorError
 
 from .core import InputError, check_fields, pick_device, repair_torchvision
+from .fetch import cut_off
 from .readers import _storable, clean_text
 
 # %% ../nbs/03_llm.ipynb #612cf11c
@@ -268,6 +269,7 @@ class ServerLLM:
         self.failures = {} # reason → number of prompts that got no answer
         self.answered = False # whether the server has ever answered, with an error or not
         self.next, self.lock = 0.0, threading.Lock() # when the next request may begin
+        self.local = threading.local() # `sockets` of this thread's request
 
     def _pace(self) -> None: # waits, so that at most `per_minute` requests begin in a minute
         if not self.backend.per_minute:
@@ -312,9 +314,11 @@ def _request(self: ServerLLM, client, prompt): # the server's answer
     import openai
     s, ends = self.settings, time.monotonic() + self.backend.timeout
     create = client.chat.completions.with_streaming_response.create
+    sockets = self.local.sockets = [] # of this thread's request
     try:
-        with create(model=s.model, messages=prompt, max_tokens=s.max_new_tokens,
-                    temperature=s.temperature) as response:
+        with (cut_off(lambda: sockets[-1] if sockets else None, self.backend.timeout),
+              create(model=s.model, messages=prompt, max_tokens=s.max_new_tokens,
+                     temperature=s.temperature) as response):
             self.answered, body = True, b""
             for part in response.iter_bytes():
                 body += part
@@ -329,7 +333,9 @@ def _request(self: ServerLLM, client, prompt): # the server's answer
     except NotThisTime:
         raise
     except Exception as e: # what the connection raises while the body is read, or no JSON
-        raise NotThisTime(f"a broken answer ({type(e).__name__})") from None
+        over = time.monotonic() >= ends # `cut_off` has ended it
+        why = "an answer that does not end" if over else f"a broken answer ({type(e).__name__})"
+        raise NotThisTime(why) from None
 
 # %% ../nbs/03_llm.ipynb #4d71ced8
 def _tokens_of(usage, name: str) -> int: # 0 if the server does not say, or says no number
@@ -380,8 +386,18 @@ def _client(self: ServerLLM):
         raise InputError("a server needs the openai client. "
                          "Type: pip install 'llm-emf[server]'") from None
     key = os.environ.get(self.backend.key_variable) or "none"
+    # a connection for each request, so that each tells its socket
+    http = openai.DefaultHttpxClient(event_hooks={"request": [self._watch]},
+                                     headers={"Connection": "close"})
     return openai.OpenAI(base_url=self.backend.base_url, api_key=key, max_retries=0,
-                         timeout=self.backend.timeout)
+                         timeout=self.backend.timeout, http_client=http)
+
+@patch
+def _watch(self: ServerLLM, request) -> None: # notes the socket of a request, for `cut_off`
+    def trace(event, info):
+        if event in ("connection.connect_tcp.complete", "connection.start_tls.complete"):
+            self.local.sockets.append(info["return_value"].get_extra_info("socket"))
+    request.extensions["trace"] = trace
 
 @patch
 def _result(self: ServerLLM, future): # the answer, or None if it cannot be had, which is counted

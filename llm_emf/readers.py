@@ -586,7 +586,7 @@ def _read_c2dsr_list(file: Path, n_before: int, rejected: Rejected) -> list: # (
     return [(start + index, asin) for index, asin in rows]
 
 def _read_c2dsr_items(source, domains, rejected: Rejected) -> pd.DataFrame:
-    "Both lists as one table of item, domain, asin, title; an asin in both is named with its domain."
+    "Both lists as one table: item, domain, asin, title. An asin in both is named with its domain."
     rows = []
     for key, domain in zip("xy", domains):
         n_before = max((item for item, *_ in rows), default=0)

@@ -4,18 +4,22 @@ examples."""
 import gzip
 import json
 import math
+import os
 import string
 import tempfile
 from dataclasses import fields
+from io import BytesIO
 from pathlib import Path
 from typing import get_args, get_origin
 
 import numpy as np
 import pandas as pd
 import pytest
-from good_data import good_tables
+from good_data import good_tables, write_tables
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
+from hypothesis.database import DirectoryBasedExampleDatabase
+from PIL import Image
 
 from llm_emf.abxi import ABXISettings
 from llm_emf.baselines import ItemKNNSettings
@@ -23,7 +27,9 @@ from llm_emf.blend import MixSettings
 from llm_emf.c2dsr import C2DSRSettings
 from llm_emf.clip import ClipSettings
 from llm_emf.core import InputError, with_words
-from llm_emf.data import build_dataset
+from llm_emf.data import build_dataset, read_folder
+from llm_emf.enrich import COLUMNS, Cache
+from llm_emf.fetch import NoPicture, small_jpeg
 from llm_emf.llm import BackendSettings, LLMSettings, parse_answer
 from llm_emf.model import ModelSettings
 from llm_emf.neighbours import NeighbourSettings
@@ -34,9 +40,13 @@ from llm_emf.shop import ShopSettings
 from llm_emf.train import TrainSettings
 
 
-def examples(n):
-    return settings(max_examples=n, derandomize=True, deadline=None, database=None,
-                    suppress_health_check=list(HealthCheck))
+FUZZ = os.environ.get("LLM_EMF_FUZZ") # a folder: tests/fuzz.py keeps what it finds there
+
+
+def examples(n): # n examples, always the same; under tests/fuzz.py new ones each time
+    new = {"database": DirectoryBasedExampleDatabase(FUZZ)} if FUZZ else {"database": None}
+    return settings(max_examples=n, derandomize=not FUZZ, deadline=None, print_blob=bool(FUZZ),
+                    suppress_health_check=list(HealthCheck), **new)
 
 
 ANY_TEXT = st.text(st.characters(exclude_categories=()), max_size=30) # halves of characters too
@@ -179,6 +189,65 @@ def test_amazon_files_with_odd_bytes(kind, spoil_archive, allow_damaged, changes
             return
         assert len(p.user) + len(p.rejected) >= 20 and np.isfinite(p.time).all()
         p.items.to_parquet(Path(folder, "items.parquet")) # no half characters
+
+
+@examples(150)
+@given(st.sampled_from(["items.parquet", "sequences.parquet"]),
+       st.lists(CHANGE, min_size=1, max_size=3))
+def test_parquet_files_with_odd_bytes(file, changes):
+    with tempfile.TemporaryDirectory() as folder:
+        path = write_tables(Path(folder), *good_tables())/file
+        path.write_bytes(spoil(path.read_bytes(), changes))
+        try:
+            data = read_folder(folder)
+        except InputError as e:
+            assert len(str(e)) < 1000
+        else:
+            check_dataset(data)
+
+
+def picture_bytes(kind):
+    out = BytesIO()
+    Image.effect_noise((70, 50), 60).convert("RGB").save(out, kind)
+    return out.getvalue()
+
+
+PICTURES = {kind: picture_bytes(kind) for kind in ("JPEG", "PNG", "GIF", "WEBP", "BMP", "TIFF")}
+
+
+@examples(150)
+@given(st.sampled_from(list(PICTURES)), st.lists(CHANGE, max_size=4))
+def test_pictures_with_odd_bytes(kind, changes):
+    try:
+        found = small_jpeg(spoil(PICTURES[kind], changes))
+    except NoPicture as e:
+        assert len(e.reason) < 300
+    else:
+        assert Image.open(BytesIO(found)).size[0] <= 70_000
+
+
+ROW = dict(zip(COLUMNS, ("k" * 32, "m", "{}", "[]", "a pan", 5, 5, 0.1)))
+
+
+@examples(100)
+@given(st.lists(st.tuples(st.sampled_from(COLUMNS), SCALAR), max_size=2),
+       st.lists(CHANGE, max_size=2))
+@example([("answer", b"")], []) # bytes in one row make the whole column bytes
+@example([("answer", None)], [])
+@example([("key", b"k")], [])
+def test_files_of_answers_with_odd_cells_and_bytes(cells, changes):
+    with tempfile.TemporaryDirectory() as folder:
+        path, cache = Path(folder, "a.parquet"), Cache(Path(folder, "c.sqlite"))
+        try:
+            pd.DataFrame([ROW, ROW | dict(cells)]).to_parquet(path)
+        except (ValueError, TypeError, OverflowError): # no such table can be written
+            return
+        path.write_bytes(spoil(path.read_bytes(), changes))
+        try:
+            cache.merge_parquet(path)
+        except InputError as e:
+            assert "a.parquet" in str(e) and len(str(e)) < 1000
+        assert set(cache.get(["k" * 32]).values()) <= {"a pan"} or changes
 
 
 SETTINGS = (TrainSettings, ClipSettings, LLMSettings, BackendSettings, CleanSettings, ShopSettings,

@@ -113,10 +113,51 @@ def test_an_answer_that_drips_counts_as_a_timeout(tmp_path, serve):
             handler.wfile.write(b" ")
             handler.wfile.flush()
             time.sleep(.05)
+    import openai  # noqa: F401  (takes seconds the first time)
     began = time.monotonic()
     with pytest.raises(InputError, match="an answer that does not end: 1"):
         ask_one(serve(drip).address, tmp_path, timeout=.5)
     assert time.monotonic() - began < 5
+
+
+def drip_headers(handler):
+    "Send the head of an answer a byte at a time, each well within the timeout of a read."
+    try:
+        for byte in b"HTTP/1.1 200 OK\r\nX-Padding: " + b"a" * 500:
+            handler.wfile.write(bytes([byte]))
+            handler.wfile.flush()
+            time.sleep(.05)
+    except OSError:
+        pass
+
+
+@needs_openai
+def test_headers_that_drip_count_as_a_timeout(tmp_path, serve):
+    import openai  # noqa: F401
+    began = time.monotonic()
+    with pytest.raises(InputError, match="no answer.*: 1"):
+        ask_one(serve(drip_headers).address, tmp_path, timeout=.5)
+    assert time.monotonic() - began < 5
+
+
+def test_headers_of_a_picture_that_drip_count_as_no_answer(tmp_path, serve):
+    began, server = time.monotonic(), serve(drip_headers)
+    store = PictureStore(tmp_path/"p.sqlite")
+    found = fetch_pictures({"A": f"{server.address}/a.jpg"}, store, tries=2, timeout=.3, pause=0,
+                           allow_private=True)
+    assert server.calls == 2 and next(iter(found)).startswith("no answer"), found
+    assert time.monotonic() - began < 10
+
+
+def test_headers_of_a_download_that_drip_end_it(tmp_path, serve):
+    import requests
+
+    from llm_emf.fetch import Resuming
+    began = time.monotonic()
+    with pytest.raises(requests.ReadTimeout):
+        Resuming(timeout=.3, tries=2, pause=0)(f"{serve(drip_headers).address}/a.gz",
+                                               tmp_path/"a.gz")
+    assert time.monotonic() - began < 10 and not (tmp_path/"a.gz").exists()
 
 
 @needs_openai
