@@ -6,7 +6,7 @@
 __all__ = ['WORD_START', 'FROZEN_START', 'HYBRID', 'HYBRID_BLEND', 'word_table', 'HybridSettings', 'principal_projection',
            'Hybrid', 'HybridMethod', 'HybridBlend']
 
-# %% ../nbs/09f_hybrid.ipynb #c851a554
+# %% ../nbs/09f_hybrid.ipynb #adf3d4d8
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -25,7 +25,7 @@ from .sequential import SequenceMethod, SequenceModel, SequenceSettings
 from .task import Task
 from .train import CORE_SPACE, LARGE, ModelMethod, NeuralSettings
 
-# %% ../nbs/09f_hybrid.ipynb #fa8ca98b
+# %% ../nbs/09f_hybrid.ipynb #193cb6cd
 def word_table(
     titles, # n strings
     known: np.ndarray = None, # (n + 1,) bool: only words of these items; default: of all
@@ -48,7 +48,7 @@ def word_table(
     weight[row[keep], place[keep]] = x.data[order][keep]
     return torch.from_numpy(number), torch.from_numpy(weight), len(used)
 
-# %% ../nbs/09f_hybrid.ipynb #d105fc99
+# %% ../nbs/09f_hybrid.ipynb #9e6fc10c
 @dataclass(frozen=True)
 class HybridSettings(SequenceSettings):
     "Settings of the hybrid model. Raises `InputError` for a value out of its range."
@@ -65,7 +65,7 @@ class HybridSettings(SequenceSettings):
                      id_from="≥ 0")
         check_heads(self)
 
-# %% ../nbs/09f_hybrid.ipynb #ba9eeb5b
+# %% ../nbs/09f_hybrid.ipynb #403d6657
 WORD_START, FROZEN_START = 0.3, 0.5 # mean lengths of words and of projected vectors at the start
 
 def principal_projection(
@@ -83,7 +83,7 @@ def principal_projection(
         linear.weight[:len(first)] = first * FROZEN_START / length
     return linear
 
-# %% ../nbs/09f_hybrid.ipynb #88affc8e
+# %% ../nbs/09f_hybrid.ipynb #223a7046
 class Hybrid(SequenceModel):
     "One vector for each item, one encoder over the merged sequence."
     Settings = HybridSettings
@@ -116,7 +116,7 @@ class Hybrid(SequenceModel):
             raise InputError(f"none of the modalities {s.modalities} has data")
         self.encoder = EncoderBank(1, s.d, s.layers, s.heads, s.hidden, s.max_length, s.dropout)
 
-# %% ../nbs/09f_hybrid.ipynb #41675552
+# %% ../nbs/09f_hybrid.ipynb #6a7cdcdd
 @patch
 def _add_words(self: Hybrid, titles, known: np.ndarray) -> None:
     self.words = None
@@ -127,7 +127,7 @@ def _add_words(self: Hybrid, titles, known: np.ndarray) -> None:
         self.words = nn.Embedding(words + 1, self.settings.d, padding_idx=0)
         nn.init.normal_(self.words.weight, std=WORD_START * self.settings.d ** -0.5)
 
-# %% ../nbs/09f_hybrid.ipynb #2a926eab
+# %% ../nbs/09f_hybrid.ipynb #51496b14
 @patch
 def vectors(
     self: Hybrid,
@@ -145,13 +145,13 @@ def vectors(
         total = total + projection(getattr(self, f"feature_{name}")[ids])
     return total.view(*item_ids.shape, self.settings.d)
 
-# %% ../nbs/09f_hybrid.ipynb #e034ab21
+# %% ../nbs/09f_hybrid.ipynb #6615d34e
 @patch
 def keys(self: Hybrid, item_ids: Tensor, domain: int = None) -> Tensor: # (…, d) of length 1
     "The vectors of candidates; the domain makes no difference."
     return F.normalize(self.vectors(item_ids), dim=-1)
 
-# %% ../nbs/09f_hybrid.ipynb #68cb017e
+# %% ../nbs/09f_hybrid.ipynb #94173150
 @patch
 def states(self: Hybrid, items: Tensor) -> Tensor: # (tokens, d) of length 1, packed
     "The state after each item of each row."
@@ -159,7 +159,7 @@ def states(self: Hybrid, items: Tensor) -> Tensor: # (tokens, d) of length 1, pa
     x = self.settings.d ** 0.5 * self.vectors(items[present])
     return F.normalize(self.encoder(x[None], make_layout(present))[0], dim=-1)
 
-# %% ../nbs/09f_hybrid.ipynb #edf48fc8
+# %% ../nbs/09f_hybrid.ipynb #e96df270
 @patch
 def forward(self: Hybrid, items: Tensor, negatives=None) -> tuple: # summed loss; number of targets
     "The training loss: every item after a row's first is predicted."
@@ -167,7 +167,7 @@ def forward(self: Hybrid, items: Tensor, negatives=None) -> tuple: # summed loss
     states = self.states(items)[last_token(items > 0, moments)]
     return self.loss(states, moments.target, negatives)
 
-# %% ../nbs/09f_hybrid.ipynb #c182e13d
+# %% ../nbs/09f_hybrid.ipynb #6642f194
 @patch
 def read(self: Hybrid, items: Tensor) -> Tensor: # (batch, d): of length 1; 0 after an empty history
     "The state after each whole history."
@@ -176,16 +176,17 @@ def read(self: Hybrid, items: Tensor) -> Tensor: # (batch, d): of length 1; 0 af
     out[n > 0] = self.states(items)[n.cumsum(0)[n > 0] - 1]
     return out
 
-# %% ../nbs/09f_hybrid.ipynb #2c316316
+# %% ../nbs/09f_hybrid.ipynb #e96ed233
 class HybridMethod(SequenceMethod):
     "The hybrid model as a method, trained by the engine of notebook 08."
 
     def default_settings(self, task: Task, profile: str = "quick") -> NeuralSettings:
-        "Those of LLM-EMF in this profile; on large catalogues wider, with less dropout."
+        "Those of LLM-EMF in this profile; on large catalogues wider, for at most four epochs."
         like = ModelMethod("llm-emf", "").default_settings(task, profile)
         model = HybridSettings(negatives=like.model.negatives, dropout=like.model.dropout)
         if task.dataset.n_items > LARGE:
             model = replace(model, d=128, hidden=256, dropout=0.3)
+            like = replace(like, train=replace(like.train, epochs=min(4, like.train.epochs)))
         return NeuralSettings(model, like.train)
 
     def reads(self, settings: NeuralSettings) -> str:
@@ -198,10 +199,10 @@ class HybridMethod(SequenceMethod):
         return Hybrid(settings, data.n_items, data.n_x, data.items["title"].tolist(),
                       features.vectors, features.has, train_count(data, task.split["train"]))
 
-# %% ../nbs/09f_hybrid.ipynb #e2f22c33
+# %% ../nbs/09f_hybrid.ipynb #19494637
 HYBRID = HybridMethod("hybrid", "ours: hybrid alone", "ours", CORE_SPACE, network=Hybrid)
 
-# %% ../nbs/09f_hybrid.ipynb #fdd0a6a9
+# %% ../nbs/09f_hybrid.ipynb #ba13806b
 class HybridBlend(Blend):
     "The hybrid model and item-kNN with text, fitted apart and mixed at prediction."
     parts = {"model": HYBRID, "memory": Neighbours("item-knn-text", "item-kNN", space=TEXT_SPACE)}
