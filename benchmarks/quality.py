@@ -28,12 +28,12 @@ from common import REAL, ROOT, finish
 
 from llm_emf.clip import ClipSettings, encode
 from llm_emf.core import open_run, read_json
-from llm_emf.data import load_dataset, prepare
+from llm_emf.data import load_dataset, prepare, train_count
 from llm_emf.enrich import enrich_catalogue
 from llm_emf.features import load_features
 from llm_emf.methods import find_method
 from llm_emf.metrics import bootstrap_means, holm, per_user
-from llm_emf.model import VARIANTS, ModelSettings
+from llm_emf.model import VARIANTS
 from llm_emf.neighbours import NeighbourSettings
 from llm_emf.shop import ShopSettings
 from llm_emf.task import Task, make_task, tuned_settings
@@ -160,15 +160,15 @@ def over_seeds(tables: list) -> dict: # of rank tables, one a seed
     return {"MRR %": round(float(np.mean(mrr)), 3), "by seed": " ".join(f"{m:.2f}" for m in mrr)}
 
 
-def study(name: str, found: dict, others: list, same_users: bool) -> list: # of rows
-    "Each method's MRR over the seeds, and LLM-EMF's difference to the others."
+def study(name: str, found: dict, same_users: bool, reference: str = "llm-emf") -> list: # of rows
+    "Each method's MRR over the seeds, and the reference's difference to the others."
     rows, tuned = [], tuned_settings().get(name.partition(",")[0], {})
     for method, tables in found.items():
         row = {"study": f"{name}: {method}"} | over_seeds(tables)
         if method in tuned:
             row["settings"] = "tuned"
-        if method in others:
-            row |= paired(found["llm-emf"], tables, same_users)
+        if method not in (reference, "oracle"):
+            row |= paired(found[reference], tables, same_users)
         rows.append(row)
     compared = [row for row in rows if "p" in row]
     for row, p in zip(compared, holm([row["p"] for row in compared])):
@@ -198,13 +198,13 @@ def shop_run(name: str, seed: int): # the run
     return run
 
 
-def shop_ranks(name: str, seeds) -> dict: # method → rank tables, one a seed
+def shop_ranks(name: str, seeds, methods=SHOP_METHODS) -> dict: # method → rank tables, one a seed
     "The ranks of one study's methods; on the default shop those of the oracle too."
-    found = {method: [] for method in SHOPS[name][1]}
+    found = {method: [] for method in SHOPS[name][1] if name != "default" or method in methods}
     for seed in seeds:
         run = shop_run(name, seed)
         task = task_of(run, "leave-one-out", seed)
-        for method in SHOPS[name][1]:
+        for method in (m for m in found if m != "oracle"):
             found[method].append(ranks_of(f"shop, {name}", task, method))
         if name == "default":
             ceiling = pd.read_parquet(run.path/"prepare"/"ceilings.parquet")
@@ -212,21 +212,26 @@ def shop_ranks(name: str, seeds) -> dict: # method → rank tables, one a seed
     return found
 
 
-def shop(seeds, studies=tuple(SHOPS)) -> None:
+def shop(seeds, studies=tuple(SHOPS), methods=SHOP_METHODS, reference="llm-emf") -> None:
     "Default shop, and the two knobs at zero."
-    all_found = {name: shop_ranks(name, seeds) for name in studies}
+    all_found = {name: shop_ranks(name, seeds, methods) for name in studies}
     for found in all_found.values():
         stop_if_unfinished(found)
     rows = []
     for name, found in all_found.items():
-        others = [method for method in SHOPS[name][1] if method != "llm-emf"]
-        rows += study(f"shop, {name}", found, others, same_users=False)
+        rows += study(f"shop, {name}", found, same_users=False, reference=reference)
     value = {r["study"].partition("default: ")[2]: r["MRR %"] for r in rows}
     for r in rows:
         if "default" in r["study"]:
             r["share of the oracle"] = f"{r['MRR %'] / value['oracle']:.0%}"
-    finish("quality_shop", rows, value["llm-emf"] / value["item-knn"], seeds=len(seeds),
-           ratio_means="MRR of LLM-EMF over item-kNN's, default shop")
+    best = max((m for m in value if m.startswith("item-knn")), key=value.get)
+    finish(f"quality_shop{suffix(reference)}", rows, value[reference] / value[best],
+           seeds=len(seeds), ratio_means=f"MRR of {reference} over {best}'s, default shop")
+
+
+def suffix(reference: str) -> str:
+    "The end of the name of a table's file."
+    return "" if reference == "llm-emf" else f"_{reference.replace('-', '_')}"
 
 
 SPLITS = ("leave-one-out", "given")
@@ -244,7 +249,26 @@ def food_kitchen_run(folder): # the run
     return run
 
 
-def food_kitchen(seeds, run_folder, splits=SPLITS, methods=FOOD_KITCHEN) -> None:
+def groups(task: Task) -> dict: # name → (test users,) bool
+    "Test users by how often their target was bought in training, and by their domains."
+    data, test = task.dataset, task.split["test"]
+    bought = train_count(data, task.split["train"])[data.item[test.stop - 1]]
+    y = np.r_[0, np.cumsum(data.item > data.n_x)]
+    share = (y[test.stop] - y[test.start]) / test.length
+    both = (share > 0) & (share < 1)
+    return {"target never bought": bought == 0, "1–4 times": (bought > 0) & (bought < 5),
+            "5–9 times": (bought >= 5) & (bought < 10), "10 times or more": bought >= 10,
+            "both domains": both, "one domain": ~both}
+
+
+def by_group(tables: list, task: Task) -> dict: # group → MRR in %, mean over the seeds
+    "The MRR of each group of users."
+    reciprocal = np.mean([100 * per_user(t["rank"], "mrr") for t in tables], 0)
+    return {f"{name} ({users.sum():,})": round(float(reciprocal[users].mean()), 2)
+            for name, users in groups(task).items() if users.any()}
+
+
+def food_kitchen(seeds, run_folder, splits=SPLITS, methods=FOOD_KITCHEN, reference="llm-emf"):
     "Both splits of the real data."
     run = food_kitchen_run(run_folder)
     found = {how: {method: [] for method in methods} for how in splits}
@@ -255,14 +279,18 @@ def food_kitchen(seeds, run_folder, splits=SPLITS, methods=FOOD_KITCHEN) -> None
             found[how][method].append(ranks)
     for tables in found.values():
         stop_if_unfinished(tables)
-    rows = []
+    rows, ratio = [], {}
     for how, tables in found.items():
         tables = {k: t * len(seeds) if len(t) < len(seeds) else t for k, t in tables.items()}
-        others = [method for method in methods if method != "llm-emf"]
-        rows += study(f"food-kitchen, {how}", tables, others, same_users=True)
-    value = {r["study"].partition("leave-one-out: ")[2]: r["MRR %"] for r in rows}
-    finish("quality_food_kitchen", rows, value["llm-emf"] / value["sasrec"], seeds=len(seeds),
-           d=ModelSettings().d, ratio_means="MRR of LLM-EMF over SASRec's, leave-one-out")
+        new = study(f"food-kitchen, {how}", tables, True, reference)
+        for row, of in zip(new, tables.values()):
+            row |= by_group(of, task_of(run, how, 0))
+        rows += new
+        value = {row["study"].partition(": ")[2]: row["MRR %"] for row in new}
+        best = max((m for m in value if m.startswith("item-knn")), key=value.get)
+        ratio[how] = round(value[reference] / value[best], 3)
+    finish(f"quality_food_kitchen{suffix(reference)}", rows, ratio[splits[0]], seeds=len(seeds),
+           ratios=ratio, ratio_means=f"MRR of {reference} over the best item-kNN's, {splits[0]}")
 
 
 def make_parser(about: str) -> argparse.ArgumentParser:
@@ -283,14 +311,17 @@ def parse():
                         help="of the shop")
     parser.add_argument("--splits", nargs="+", choices=SPLITS, default=SPLITS,
                         help="of food-kitchen")
-    parser.add_argument("--methods", nargs="+", default=FOOD_KITCHEN,
-                        help="of food-kitchen; the table needs all of them")
+    parser.add_argument("--methods", nargs="+", help="default: all of the study")
+    parser.add_argument("--reference", default="llm-emf",
+                        help="the method that the others are compared with")
     return parser.parse_args()
 
 
 if __name__ == "__main__":
     options = parse()
     if options.data == "shop":
-        shop(range(options.seeds), options.studies)
+        shop(range(options.seeds), options.studies, options.methods or SHOP_METHODS,
+             options.reference)
     else:
-        food_kitchen(range(options.seeds), options.run, options.splits, options.methods)
+        food_kitchen(range(options.seeds), options.run, options.splits,
+                     options.methods or FOOD_KITCHEN, options.reference)
