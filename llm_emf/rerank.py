@@ -6,7 +6,7 @@
 __all__ = ['CLUES', 'HYBRID_RERANK', 'clues', 'RerankSettings', 'SecondLook', 'train_look', 'RerankScorer', 'collect',
            'cross_fit', 'HybridRerankSettings', 'HybridRerank']
 
-# %% ../nbs/09g_rerank.ipynb #d234b238
+# %% ../nbs/09g_rerank.ipynb #5ee43274
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,7 +23,7 @@ from .hybrid import HYBRID_BLEND
 from .task import Method, Task, put_last
 from .train import CORE_SPACE
 
-# %% ../nbs/09g_rerank.ipynb #4d94d06d
+# %% ../nbs/09g_rerank.ipynb #b9835a58
 CLUES = ("score", "place", "model", "memory", "best of model", "best of memory",
          "candidate bought", "last item bought", "length", "same domain", "like last item")
 
@@ -49,7 +49,7 @@ def clues(
     columns = [each[0], order, *each[1:], *row[:2], count[item].log1p(), *row[2:], like]
     return torch.stack([c.expand_as(place).float() for c in columns], -1)
 
-# %% ../nbs/09g_rerank.ipynb #8c6a5959
+# %% ../nbs/09g_rerank.ipynb #3e44d8e1
 @dataclass(frozen=True)
 class RerankSettings:
     "How the second stage is made. Raises `InputError` for a value out of its range."
@@ -65,7 +65,7 @@ class RerankSettings:
         check_fields(self, top="≥ 2", cases="≥ 1", folds="≥ 2", width="≥ 1", rounds="≥ 1",
                      rate="> 0", batch="≥ 1")
 
-# %% ../nbs/09g_rerank.ipynb #d3f670d5
+# %% ../nbs/09g_rerank.ipynb #48fc31ee
 class SecondLook(nn.Module):
     "A number for each candidate."
     def __init__(self, width: int):
@@ -79,7 +79,7 @@ class SecondLook(nn.Module):
     def forward(self, x: Tensor) -> Tensor: # (…, candidates, clues) → (…, candidates)
         return self.layers((x - self.centre) / self.scale)[..., 0]
 
-# %% ../nbs/09g_rerank.ipynb #8e13ce2f
+# %% ../nbs/09g_rerank.ipynb #5b6cc222
 def train_look(
     x: Tensor, # (n, candidates, clues)
     answer: Tensor, # (n,) place of the target among the candidates
@@ -98,7 +98,7 @@ def train_look(
             optimiser.step()
     return net.eval()
 
-# %% ../nbs/09g_rerank.ipynb #20b82a6d
+# %% ../nbs/09g_rerank.ipynb #3ceb8582
 class RerankScorer:
     "A blend whose first candidates are put into a new order. Without networks: the blend itself."
     def __init__(self, blend, networks: list, top: int, exclude_seen: bool, notes: dict = {}):
@@ -127,7 +127,7 @@ class RerankScorer:
         low = old.amin(1, keepdim=True)
         return mix.scatter(1, place, low + (old.sum(1, keepdim=True) - old.shape[1] * low) * chance)
 
-# %% ../nbs/09g_rerank.ipynb #d19d8df2
+# %% ../nbs/09g_rerank.ipynb #fd984dd2
 def collect(
     task: Task,
     scorer: RerankScorer,
@@ -149,7 +149,7 @@ def collect(
                           torch.from_numpy(b.rows)))
     return tuple(torch.cat(part) for part in zip(*found))
 
-# %% ../nbs/09g_rerank.ipynb #0280002f
+# %% ../nbs/09g_rerank.ipynb #a14dcea0
 def cross_fit(
     x: Tensor, # (n, k, clues)
     answer: Tensor, # (n,) place of the target; -1 if it is no candidate
@@ -169,7 +169,7 @@ def cross_fit(
         place[judge] = (score > own).sum(1)
     return networks, place
 
-# %% ../nbs/09g_rerank.ipynb #d824baaf
+# %% ../nbs/09g_rerank.ipynb #65432806
 @patch
 def learn(
     self: RerankScorer,
@@ -191,14 +191,14 @@ def learn(
         "gain in valid MRR, cross-fitted": f"{gain:.4f}", "networks": len(self.networks)}
     return self
 
-# %% ../nbs/09g_rerank.ipynb #230b0745
+# %% ../nbs/09g_rerank.ipynb #bdfa3016
 @dataclass(frozen=True)
 class HybridRerankSettings:
     "Settings of the blend and of the second stage."
     blend: object # `BlendSettings`
     rerank: RerankSettings = RerankSettings()
 
-# %% ../nbs/09g_rerank.ipynb #b4f6403b
+# %% ../nbs/09g_rerank.ipynb #6d53606f
 class HybridRerank(Method):
     "The hybrid model and item-kNN with text, blended; the first hundred ordered by a network."
     blend = HYBRID_BLEND
@@ -218,7 +218,7 @@ class HybridRerank(Method):
         scorer = RerankScorer(blend, [], s.rerank.top, task.exclude_seen, dict(blend.notes))
         return scorer.learn(task, s.rerank, device)
 
-# %% ../nbs/09g_rerank.ipynb #f49d49fc
+# %% ../nbs/09g_rerank.ipynb #2bcd10c1
 @patch
 def change(self: HybridRerank, settings: HybridRerankSettings, words: str):
     "Settings changed by words; those of the second stage begin with `rerank.`, as `rerank.top=50`."
@@ -228,7 +228,7 @@ def change(self: HybridRerank, settings: HybridRerankSettings, words: str):
     return HybridRerankSettings(self.blend.change(settings.blend, first),
                                 with_words(settings.rerank, " ".join(second)))
 
-# %% ../nbs/09g_rerank.ipynb #e506f954
+# %% ../nbs/09g_rerank.ipynb #590c27c3
 @patch
 def save(self: HybridRerank, scorer: RerankScorer, folder) -> None:
     "Write the blend, the networks and what they need."
@@ -242,7 +242,7 @@ def save(self: HybridRerank, scorer: RerankScorer, folder) -> None:
              "exclude_seen": scorer.exclude_seen, "notes": scorer.notes}
     write_json(Path(folder)/"rerank.json", about)
 
-# %% ../nbs/09g_rerank.ipynb #97010aab
+# %% ../nbs/09g_rerank.ipynb #c8cf2d88
 @patch
 def load(self: HybridRerank, folder, task: Task, device="auto") -> RerankScorer:
     "Read what `save` wrote."
@@ -256,6 +256,6 @@ def load(self: HybridRerank, folder, task: Task, device="auto") -> RerankScorer:
         networks.append(net.eval().to(pick_device(device)))
     return RerankScorer(blend, networks, about["top"], about["exclude_seen"], about["notes"])
 
-# %% ../nbs/09g_rerank.ipynb #ba0bd4e4
+# %% ../nbs/09g_rerank.ipynb #0a51581f
 HYBRID_RERANK = HybridRerank("hybrid-rerank", "ours: hybrid and neighbours, re-ranked", "ours",
                              CORE_SPACE)
