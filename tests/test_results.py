@@ -13,8 +13,9 @@ def rows(name):
     return json.loads((RESULTS/f"{name}.json").read_text(encoding="utf-8"))["rows"]
 
 
-def studied(name, study): # method → MRR in %
-    return {r["study"].partition(": ")[2]: r["MRR %"] for r in rows(name)
+def studied(name, study): # method → MRR in %, of a table and of those that continue its name
+    files = sorted(RESULTS.glob(f"{name}*.json"), reverse=True) # the first table comes last
+    return {r["study"].partition(": ")[2]: r["MRR %"] for f in files for r in rows(f.stem)
             if r["study"].startswith(f"{study}: ")}
 
 
