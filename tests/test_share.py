@@ -48,7 +48,7 @@ def shared(task, name):
     method = find_method(name)
     small = method.default_settings(task, "smoke")
     kind = method.reads(small)
-    features = {kind: task.features(kind)} if kind else {}
+    features = task.features(kind) if kind else None
     scorer = method.fit(task, small, device="cpu")
     return SharedRecommender(scorer, task.dataset, method=name, features=features)
 
@@ -78,7 +78,8 @@ def test_push_and_download_by_a_hub(task, tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["item-knn-order", "item-knn-text", "sasrec-text", "ensrec",
-                                  "gru4rec", "bert4rec", "abxi", "c2dsr", "blend"])
+                                  "gru4rec", "bert4rec", "abxi", "c2dsr", "blend",
+                                  "hybrid-rerank"])
 def test_every_kind_of_method_comes_back_with_the_same_scores(task, tmp_path, name):
     mine = shared(task, name)
     mine.save_pretrained(tmp_path/"mine")
