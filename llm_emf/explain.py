@@ -263,7 +263,8 @@ def hybrid_similarities(
     parts = hybrid_vectors(model, torch.arange(model.n_items + 1, device=model.has_id.device))
     _refuse(by, ["all", *parts])
     x = sum(parts.values()) if by == "all" else parts[by]
-    there = x.norm(dim=-1) > 0
+    there = (x.norm(dim=-1) > 0) & (model.has_id if by == "id" else True)
+    there[0] = False
     unit = F.normalize(x, dim=-1)
     cosine = (unit @ unit[number]).masked_fill(~(there & there[number]), -torch.inf)
     return cosine.cpu().numpy()

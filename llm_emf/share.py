@@ -20,7 +20,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
 from .core import InputError, Run, pick_device, read_identity, read_json, write_json
-from .data import Dataset, histories, train_count
+from .data import Dataset, Ranges, train_count
 from .features import Features
 from .methods import METHODS, default_method, find_method
 from .metrics import summarise
@@ -131,7 +131,8 @@ def _task(data: Dataset, bought: np.ndarray, features: Features) -> Task:
     item = np.repeat(np.arange(len(bought)), bought)
     whole = replace(data, user=np.array(["all"], object), split=np.zeros(1, np.int64), item=item,
                     offset=np.array([0, len(item)]))
-    return Task(whole, {"train": histories(whole)}, loader=lambda kind: features)
+    train = Ranges(np.zeros(1, np.int64), whole.offset[:1], whole.offset[1:])
+    return Task(whole, {"train": train}, loader=lambda kind: features)
 
 def _read_folder(cls, folder: Path, device): # a SharedRecommender
     config, where = _check_config(folder), pick_device(device)
