@@ -506,6 +506,7 @@ def _draw_bars(ax, names, values, colours) -> None:
     ax.set_yticks(at, names, fontsize=8)
     ax.axvline(0, color="black", lw=.8)
     ax.tick_params(axis="x", labelsize=8)
+    ax.locator_params(axis="x", nbins=4)
     tidy(ax)
 
 def draw_explanation(
