@@ -4,9 +4,10 @@
 
 # %% auto #0
 __all__ = ['app', 'Out', 'NewOut', 'DatasetName', 'Profile', 'Seed', 'Device', 'MethodName', 'RunFolder', 'Item', 'Count',
-           'notebook_folder', 'numbered_notebooks', 'run_notebook', 'command', 'options_of_all', 'default_out',
-           'reopen', 'run_report', 'notebook_parameters', 'reproduce', 'prepare', 'enrich', 'pictures', 'encode',
-           'methods', 'train', 'tune', 'evaluate', 'report', 'recommend', 'similar', 'explain', 'serve', 'main']
+           'AnyMethod', 'notebook_folder', 'numbered_notebooks', 'run_notebook', 'command', 'options_of_all',
+           'default_out', 'reopen', 'run_report', 'notebook_parameters', 'reproduce', 'prepare', 'enrich', 'pictures',
+           'encode', 'methods', 'train', 'tune', 'evaluate', 'report', 'recommend', 'similar', 'explain', 'serve',
+           'main']
 
 # %% ../nbs/12_cli.ipynb #aea26fe6
 import errno
@@ -489,7 +490,12 @@ RunFolder = Annotated[str, typer.Option("--run", help="The run folder; the metho
 Item = Annotated[str, typer.Option(help="The item's id (asin).")]
 Count = Annotated[int, typer.Option("--k", min=1, help="How many items.")]
 
-def _recommender(run: str, method: str, device: str):
+AnyMethod = Annotated[str | None, typer.Option(
+    "--method", autocompletion=_method_names,
+    show_default="hybrid-rerank, hybrid-blend or llm-emf, the first that the run holds",
+    help="A method that has been trained.")]
+
+def _recommender(run: str, method: str | None, device: str):
     from llm_emf.recommend import Recommender
     _check_device(device)
     if not run:
@@ -509,7 +515,7 @@ def recommend(
     k: Count = 10,
     keep_seen: Annotated[bool, typer.Option("--keep-seen", help=(
         "Recommend also what a user has bought before."))] = False,
-    method: MethodName = "llm-emf",
+    method: AnyMethod = None,
     device: Device = "auto",
 ) -> None:
     """The best items for each user of a file.
@@ -531,7 +537,7 @@ def similar(
     by: Annotated[Literal["all", "picture", "text", "id", "bought-together"], typer.Option(
         help="In what they are alike.")] = "all",
     k: Count = 10,
-    method: MethodName = "llm-emf",
+    method: AnyMethod = None,
     device: Device = "auto",
 ) -> None:
     """The items most like one, as a table.
@@ -561,7 +567,7 @@ def explain(
     user: Annotated[str, typer.Option(help="A user of the run's data.")] = "",
     history: Annotated[str, typer.Option(help=(
         "In place of --user: ids of items, oldest first, with commas between."))] = "",
-    method: MethodName = "llm-emf",
+    method: AnyMethod = None,
     device: Device = "auto",
 ) -> None:
     """Why an item has its score: parts that add up to it, and past purchases.
@@ -576,7 +582,7 @@ def explain(
 def serve(
     run: Annotated[str, typer.Option(help=(
         "A run folder, a shared folder, or OWNER/NAME on the Hugging Face hub."))],
-    method: MethodName = "llm-emf",
+    method: AnyMethod = None,
     port: Annotated[int, typer.Option(min=0, max=65535, help="0: a free one.")] = 8000,
     host: Annotated[str, typer.Option(help=(
         "0.0.0.0 lets other machines in, all of them: put a proxy with accounts before it."

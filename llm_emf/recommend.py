@@ -30,7 +30,7 @@ from .core import progress, read_identity, read_json, tidy
 from .data import Dataset, Ranges, flat_positions, histories, pad
 from .explain import past_parts, score_parts, similarities
 from .features import Features, catalogue_hash, load_features
-from .methods import find_method
+from .methods import default_method, find_method
 from .newitems import check_new_items, encode_items, extended_dataset, with_items
 from .task import Scorer, Task, load_task, trained_stage
 
@@ -425,7 +425,7 @@ def write(self: Recommender, histories, path, domain=None, k=10, exclude_seen=Tr
 def load(
     cls: Recommender,
     run_folder, # of a run in which the method has been trained
-    method: str = "llm-emf", # a name of the table of methods (notebook 09z)
+    method: str = None, # a name of the table of methods; None: see `default_method` (notebook 09z)
     device="auto",
 ) -> Recommender:
     "The recommender of a run. Raises `InputError` if it is no run, or the method is not trained."
@@ -438,7 +438,8 @@ def load(
         raise InputError(f"{folder} was made by another version of llm-emf. "
                          "Make a new run with llm-emf reproduce.")
     run = Run(folder.resolve(), made["dataset"], made["profile"], made["seed"], device)
-    chosen, trained, task = find_method(method), trained_stage(run, method), load_task(run)
+    chosen = find_method(method or default_method(folder))
+    trained, task = trained_stage(run, chosen.name), load_task(run)
     encoded = [name for name in read_json(trained/"manifest.json")["key"]["inputs"]
                if name.startswith("encode")]
     features = load_features(run.path/encoded[0], task.dataset.items) if encoded else None
@@ -505,6 +506,7 @@ def _draw_bars(ax, names, values, colours) -> None:
     ax.set_yticks(at, names, fontsize=8)
     ax.axvline(0, color="black", lw=.8)
     ax.tick_params(axis="x", labelsize=8)
+    ax.locator_params(axis="x", nbins=4)
     tidy(ax)
 
 def draw_explanation(

@@ -335,7 +335,7 @@ def served_pictures(source, recommender: Recommender):
 # %% ../nbs/10d_serve.ipynb #54d548ce
 def serve(
     source, # a run folder, a shared folder, or owner/name on the hub
-    method: str = "llm-emf", # of a run folder
+    method: str = None, # of a run folder; None: its best, see `default_method`
     host: str = "127.0.0.1", # 0.0.0.0: reachable from other machines, by anybody
     port: int = 8000, # 0: a free one
     device="auto",

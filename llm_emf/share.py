@@ -7,7 +7,7 @@ __all__ = ['SHARE_FORMAT', 'SharedRecommender', 'run_results', 'open_recommender
 
 # %% ../nbs/10b_share.ipynb #795005e9
 import json
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from importlib import metadata
 from pathlib import Path
 
@@ -20,9 +20,9 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
 from .core import InputError, Run, pick_device, read_identity, read_json, write_json
-from .data import Dataset
+from .data import Dataset, Ranges, train_count
 from .features import Features
-from .methods import METHODS, find_method
+from .methods import METHODS, default_method, find_method
 from .metrics import summarise
 from .recommend import Recommender
 from .task import Task, load_task
@@ -35,6 +35,12 @@ class SharedRecommender(Recommender, ModelHubMixin, library_name="llm-emf",
     `from_pretrained` from a saved folder or a hub."""
     method: str = "llm-emf" # a name of the table of methods (notebook 09z)
     about: dict = field(default_factory=dict) # what config.json and the card say besides
+    bought: np.ndarray = None # (n_items + 1,) purchases in training; None: counted from `train`
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.bought is None:
+            self.bought = train_count(self.dataset, self.train)
 
 # %% ../nbs/10b_share.ipynb #09ee3b48
 SHARE_FORMAT = 1 # raised when shared folders change their layout
@@ -42,6 +48,7 @@ SHARE_FORMAT = 1 # raised when shared folders change their layout
 # %% ../nbs/10b_share.ipynb #8c9bab58
 def _allow_no_curve(scorer) -> None:
     "A loaded model has no training curve; its method's `save` writes one."
+    scorer = getattr(scorer, "blend", scorer) # of a `RerankScorer`
     for part in [scorer, *getattr(scorer, "scorers", [])]:
         if getattr(part, "curve", part) is None:
             part.curve = pd.DataFrame()
@@ -57,7 +64,8 @@ def _save_pretrained(self: SharedRecommender, save_directory: Path) -> None:
     _allow_no_curve(self.scorer)
     find_method(self.method).save(self.scorer, save_directory)
     _save_features(self.features or Features({}, {}), save_directory)
-    self.dataset.items.to_parquet(save_directory/"catalogue.parquet", index=False)
+    items = self.dataset.items.assign(bought=self.bought[1:]) # the hybrid model asks for it
+    items.to_parquet(save_directory/"catalogue.parquet", index=False)
     write_json(save_directory/"config.json", self.config())
 
 # %% ../nbs/10b_share.ipynb #c6c872cf
@@ -94,8 +102,9 @@ def _check_config(folder: Path) -> dict:
     return config
 
 # %% ../nbs/10b_share.ipynb #b0df5cb8
-def _catalogue(folder: Path, config: dict) -> Dataset: # without purchases
+def _catalogue(folder: Path, config: dict) -> tuple: # Dataset without purchases; (n_items + 1,)
     items = pd.read_parquet(folder/"catalogue.parquet")
+    bought = np.r_[0, items.pop("bought").to_numpy(np.int64)]
     domains, none = tuple(config["domains"]), np.zeros(0, np.int64)
     data = Dataset(config["dataset"], domains, items, np.zeros(0, object), none, none,
                    np.zeros(1, np.int64))
@@ -105,7 +114,7 @@ def _catalogue(folder: Path, config: dict) -> Dataset: # without purchases
     same = [data.domain_range(d)[1] for d in (0, 1)] == config["items"]
     if not (same and in_order and np.array_equal(numbers, np.arange(1, len(items) + 1))):
         raise InputError(f"{folder}: catalogue.parquet and config.json do not fit each other")
-    return data
+    return data, bought
 
 def _read_features(folder: Path) -> Features:
     file = folder/"features.safetensors"
@@ -117,12 +126,20 @@ def _read_features(folder: Path) -> Features:
 _WRITTEN = ("library", "format", "version", "method", "modalities", "domains", "items", "dataset",
             "domain_odds", "domain_totals") # `config` says these anew
 
+def _task(data: Dataset, bought: np.ndarray, features: Features) -> Task:
+    "What a method's `load` asks for. One user has bought each item as often as all users did."
+    item = np.repeat(np.arange(len(bought)), bought)
+    whole = replace(data, user=np.array(["all"], object), split=np.zeros(1, np.int64), item=item,
+                    offset=np.array([0, len(item)]))
+    train = Ranges(np.zeros(1, np.int64), whole.offset[:1], whole.offset[1:])
+    return Task(whole, {"train": train}, loader=lambda kind: features)
+
 def _read_folder(cls, folder: Path, device): # a SharedRecommender
     config, where = _check_config(folder), pick_device(device)
-    data, features = _catalogue(folder, config), _read_features(folder)
-    task = Task(data, {}, loader=lambda kind: features)
+    (data, bought), features = _catalogue(folder, config), _read_features(folder)
+    task = _task(data, bought, features)
     scorer = find_method(config["method"]).load(folder, task, where)
-    found = cls(scorer, data, device=where, method=config["method"],
+    found = cls(scorer, data, device=where, method=config["method"], bought=bought,
                 features=features if features.vectors else None,
                 about={k: v for k, v in config.items() if k not in _WRITTEN})
     found._scale = np.array(config["domain_odds"]), np.array(config["domain_totals"])
@@ -193,12 +210,13 @@ def _about_run(run: Run, task: Task, method: str) -> dict:
 def from_run(
     cls: SharedRecommender,
     run_folder, # of a run in which the method has been trained
-    method: str = "llm-emf", # a name of the table of methods (notebook 09z)
+    method: str = None, # a name of the table of methods; None: see `default_method` (notebook 09z)
     device="cpu",
 ) -> SharedRecommender:
     "The trained method of a run, ready to be saved for others."
     plain = Recommender.load(run_folder, method, device)
     folder = Path(run_folder).expanduser().resolve()
+    method = method or default_method(folder)
     made = read_identity(folder)
     run = Run(folder, made["dataset"], made["profile"], made["seed"], device)
     same = {f.name: getattr(plain, f.name) for f in fields(Recommender)}
@@ -207,7 +225,7 @@ def from_run(
 # %% ../nbs/10b_share.ipynb #64f7c75d
 def open_recommender(
     source, # a run folder, a folder that `save_pretrained` wrote, or owner/name on a hub
-    method: str = "llm-emf", # of a run folder; a shared folder knows its own
+    method: str = None, # of a run folder; None: its best. A shared folder knows its own
     device="cpu",
 ) -> Recommender:
     "A recommender by where it is. Raises `InputError` if there is none."

@@ -181,8 +181,8 @@ def test_recommend_similar_explain(here, with_neighbours, tmp_path):
     found = pd.read_parquet(recs)
     assert found["user"].tolist() == ["u1"] * 3 + ["u2"] * 3
     assert found["rank"].tolist() == [1, 2, 3] * 2 and found["asin"].str.startswith("SK").all()
-    code, out, err = here("explain", *how, "--history", ",".join(bought), "--item",
-                          found["asin"][0])
+    code, out, err = here("explain", "--run", with_neighbours, # the only method is the default
+                          "--history", ",".join(bought), "--item", found["asin"][0])
     assert code == 0 and "rank 1 in kitchen" in out and all(a in out for a in bought), err
     code, out, err = here("similar", *how, "--item", bought[0], "--by", "bought-together", "--k", 2)
     assert code == 0 and len(out.splitlines()) == 3, err

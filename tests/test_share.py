@@ -5,6 +5,7 @@ import subprocess
 import sys
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from hub_stand_in import hub
@@ -48,7 +49,7 @@ def shared(task, name):
     method = find_method(name)
     small = method.default_settings(task, "smoke")
     kind = method.reads(small)
-    features = {kind: task.features(kind)} if kind else {}
+    features = task.features(kind) if kind else None
     scorer = method.fit(task, small, device="cpu")
     return SharedRecommender(scorer, task.dataset, method=name, features=features)
 
@@ -74,6 +75,29 @@ def test_push_and_download_by_a_hub(task, tmp_path):
     assert "neither a folder nor a model" in absent and "RepositoryNotFoundError" in absent
     assert "Upgrade: pip install -U llm-emf" in newer
     assert "neither a folder nor a model" in no_name
+
+
+def test_the_re_ranked_blend_is_shared_explained_and_extended(task, tmp_path):
+    mine = shared(task, "hybrid-rerank")
+    mine.save_pretrained(tmp_path/"mine")
+    back = SharedRecommender.from_pretrained(tmp_path/"mine")
+    histories = torch.tensor([[3, 700, 12], [900, 1, 0]])
+    for domain in (0, 1):
+        assert torch.equal(mine.scorer.score(histories, domain),
+                           back.scorer.score(histories, domain))
+    bought = task.dataset.items["asin"].iloc[[2, 699, 11]].tolist()
+    best = back.recommend(bought, "kitchen", 3)
+    why = back.explain(bought, best["asin"][0])
+    assert why.rank == 1 and abs(why.parts["contribution"].sum() - why.score) < 1e-6
+    assert {"id", "text", "picture", "memory", "second look"} <= set(why.parts["part"])
+    for by in ("all", "text", "picture", "id"):
+        assert len(back.similar(best["asin"][0], by, 2)) == 2
+    table = pd.DataFrame({"asin": ["new"], "domain": "kitchen", "title": best["title"][:1]})
+    vectors = {m: v[[0, 700]] for m, v in back.features.vectors.items()}
+    has = {m: np.array([False, True]) for m in vectors}
+    wider = back.add_items(table, features=Features(vectors, has))
+    assert len(wider.recommend(["new"], "food", 5)) == 5
+    assert wider.explain(bought, "new").score > 0
 
 
 @pytest.mark.slow
