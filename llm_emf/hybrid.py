@@ -6,7 +6,7 @@
 __all__ = ['WORD_START', 'FROZEN_START', 'HYBRID', 'HYBRID_BLEND', 'word_table', 'HybridSettings', 'principal_projection',
            'Hybrid', 'HybridMethod', 'HybridBlend']
 
-# %% ../nbs/09f_hybrid.ipynb #772c3b28
+# %% ../nbs/09f_hybrid.ipynb #c48ecbcd
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -25,7 +25,7 @@ from .sequential import SequenceMethod, SequenceModel, SequenceSettings
 from .task import Task
 from .train import CORE_SPACE, LARGE, ModelMethod, NeuralSettings
 
-# %% ../nbs/09f_hybrid.ipynb #c775acec
+# %% ../nbs/09f_hybrid.ipynb #d89e0815
 def word_table(
     titles, # n strings
     known: np.ndarray = None, # (n + 1,) bool: only words of these items; default: of all
@@ -48,7 +48,7 @@ def word_table(
     weight[row[keep], place[keep]] = x.data[order][keep]
     return torch.from_numpy(number), torch.from_numpy(weight), len(used)
 
-# %% ../nbs/09f_hybrid.ipynb #5166bb7a
+# %% ../nbs/09f_hybrid.ipynb #3bd5cf7f
 @dataclass(frozen=True)
 class HybridSettings(SequenceSettings):
     "Settings of the hybrid model. Raises `InputError` for a value out of its range."
@@ -65,7 +65,7 @@ class HybridSettings(SequenceSettings):
                      id_from="≥ 0")
         check_heads(self)
 
-# %% ../nbs/09f_hybrid.ipynb #60f55236
+# %% ../nbs/09f_hybrid.ipynb #c03ba654
 WORD_START, FROZEN_START = 0.3, 0.5 # mean lengths of words and of projected vectors at the start
 
 def principal_projection(
@@ -83,7 +83,7 @@ def principal_projection(
         linear.weight[:len(first)] = first * FROZEN_START / length
     return linear
 
-# %% ../nbs/09f_hybrid.ipynb #673f7ed0
+# %% ../nbs/09f_hybrid.ipynb #5db0ddaf
 class Hybrid(SequenceModel):
     "One vector for each item, one encoder over the merged sequence."
     Settings = HybridSettings
@@ -117,7 +117,7 @@ class Hybrid(SequenceModel):
             raise InputError(f"none of the modalities {s.modalities} has data")
         self.encoder = EncoderBank(1, s.d, s.layers, s.heads, s.hidden, s.max_length, s.dropout)
 
-# %% ../nbs/09f_hybrid.ipynb #d63446dd
+# %% ../nbs/09f_hybrid.ipynb #05d4b7c8
 @patch
 def _add_words(self: Hybrid, titles, known: np.ndarray) -> None:
     self.words = None
@@ -128,7 +128,7 @@ def _add_words(self: Hybrid, titles, known: np.ndarray) -> None:
         self.words = nn.Embedding(words + 1, self.settings.d, padding_idx=0)
         nn.init.normal_(self.words.weight, std=WORD_START * self.settings.d ** -0.5)
 
-# %% ../nbs/09f_hybrid.ipynb #d8230714
+# %% ../nbs/09f_hybrid.ipynb #be9f84a5
 @patch
 def vectors(
     self: Hybrid,
@@ -146,13 +146,13 @@ def vectors(
         total = total + projection(getattr(self, f"feature_{name}")[ids])
     return total.view(*item_ids.shape, self.settings.d)
 
-# %% ../nbs/09f_hybrid.ipynb #584d3e55
+# %% ../nbs/09f_hybrid.ipynb #e850a1ca
 @patch
 def keys(self: Hybrid, item_ids: Tensor, domain: int = None) -> Tensor: # (…, d) of length 1
     "The vectors of candidates; the domain makes no difference."
     return F.normalize(self.vectors(item_ids), dim=-1)
 
-# %% ../nbs/09f_hybrid.ipynb #29a29ed8
+# %% ../nbs/09f_hybrid.ipynb #5e530ca5
 @patch
 def states(self: Hybrid, items: Tensor) -> Tensor: # (tokens, d) of length 1, packed
     "The state after each item of each row."
@@ -160,7 +160,7 @@ def states(self: Hybrid, items: Tensor) -> Tensor: # (tokens, d) of length 1, pa
     x = self.settings.d ** 0.5 * self.vectors(items[present])
     return F.normalize(self.encoder(x[None], make_layout(present))[0], dim=-1)
 
-# %% ../nbs/09f_hybrid.ipynb #b86f6221
+# %% ../nbs/09f_hybrid.ipynb #52b0846f
 @patch
 def forward(self: Hybrid, items: Tensor, negatives=None) -> tuple: # summed loss; number of targets
     "The training loss: every item after a row's first is predicted."
@@ -168,7 +168,7 @@ def forward(self: Hybrid, items: Tensor, negatives=None) -> tuple: # summed loss
     states = self.states(items)[last_token(items > 0, moments)]
     return self.loss(states, moments.target, negatives)
 
-# %% ../nbs/09f_hybrid.ipynb #6b929fd0
+# %% ../nbs/09f_hybrid.ipynb #95da5e75
 @patch
 def read(self: Hybrid, items: Tensor) -> Tensor: # (batch, d): of length 1; 0 after an empty history
     "The state after each whole history."
@@ -177,7 +177,7 @@ def read(self: Hybrid, items: Tensor) -> Tensor: # (batch, d): of length 1; 0 af
     out[n > 0] = self.states(items)[n.cumsum(0)[n > 0] - 1]
     return out
 
-# %% ../nbs/09f_hybrid.ipynb #4eeeb2e5
+# %% ../nbs/09f_hybrid.ipynb #9781e975
 class HybridMethod(SequenceMethod):
     "The hybrid model as a method, trained by the engine of notebook 08."
 
@@ -200,10 +200,10 @@ class HybridMethod(SequenceMethod):
         return Hybrid(settings, data.n_items, data.n_x, data.items["title"].tolist(),
                       features.vectors, features.has, train_count(data, task.split["train"]))
 
-# %% ../nbs/09f_hybrid.ipynb #7117d7e4
+# %% ../nbs/09f_hybrid.ipynb #a55fd67a
 HYBRID = HybridMethod("hybrid", "ours: hybrid alone", "ours", CORE_SPACE, network=Hybrid)
 
-# %% ../nbs/09f_hybrid.ipynb #7821c59f
+# %% ../nbs/09f_hybrid.ipynb #14d91248
 class HybridBlend(Blend):
     "The hybrid model and item-kNN with text, fitted apart and mixed at prediction."
     parts = {"model": HYBRID, "memory": Neighbours("item-knn-text", "item-kNN", space=TEXT_SPACE)}

@@ -6,7 +6,7 @@
 __all__ = ['CLUES', 'HYBRID_RERANK', 'similarity_of', 'clues', 'RerankSettings', 'SecondLook', 'train_look', 'RerankScorer',
            'collect', 'cross_fit', 'HybridRerankSettings', 'HybridRerank']
 
-# %% ../nbs/09g_rerank.ipynb #188cb066
+# %% ../nbs/09g_rerank.ipynb #2aaf768f
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,7 +25,7 @@ from .hybrid import HYBRID_BLEND
 from .task import Method, Task, put_last
 from .train import CORE_SPACE
 
-# %% ../nbs/09g_rerank.ipynb #0990f97b
+# %% ../nbs/09g_rerank.ipynb #5944ed2e
 def similarity_of(
     memory, # a `NeighbourScorer`
     before: Tensor, # (n, k) item ids
@@ -36,7 +36,7 @@ def similarity_of(
     found = np.asarray(memory.similarity[rows, columns], dtype=np.float32)
     return torch.from_numpy(found.reshape(before.shape)).to(before.device)
 
-# %% ../nbs/09g_rerank.ipynb #0b532486
+# %% ../nbs/09g_rerank.ipynb #09b0163b
 CLUES = ("score", "place", "model", "memory", "best of model", "best of memory",
          "candidate bought", "last item bought", "length", "same domain", "like last item",
          "near last item")
@@ -67,7 +67,7 @@ def clues(
                (near + 1e-4).log()]
     return torch.stack([c.expand_as(place).float() for c in columns], -1)
 
-# %% ../nbs/09g_rerank.ipynb #480da589
+# %% ../nbs/09g_rerank.ipynb #43471e9f
 @dataclass(frozen=True)
 class RerankSettings:
     "How the second stage is made. Raises `InputError` for a value out of its range."
@@ -83,7 +83,7 @@ class RerankSettings:
         check_fields(self, top="≥ 2", cases="≥ 1", folds="≥ 2", width="≥ 1", rounds="≥ 1",
                      rate="> 0", batch="≥ 1")
 
-# %% ../nbs/09g_rerank.ipynb #4cc359e1
+# %% ../nbs/09g_rerank.ipynb #d9620c08
 class SecondLook(nn.Module):
     "A number for each candidate."
     def __init__(self, width: int):
@@ -97,7 +97,7 @@ class SecondLook(nn.Module):
     def forward(self, x: Tensor) -> Tensor: # (…, candidates, clues) → (…, candidates)
         return self.layers((x - self.centre) / self.scale)[..., 0]
 
-# %% ../nbs/09g_rerank.ipynb #0fd20b3b
+# %% ../nbs/09g_rerank.ipynb #788cc160
 def train_look(
     x: Tensor, # (n, candidates, clues)
     answer: Tensor, # (n,) place of the target among the candidates
@@ -116,7 +116,7 @@ def train_look(
             optimiser.step()
     return net.eval()
 
-# %% ../nbs/09g_rerank.ipynb #77995513
+# %% ../nbs/09g_rerank.ipynb #e94cc6fc
 class RerankScorer:
     "A blend whose first candidates are put into a new order. Without networks: the blend itself."
     def __init__(self, blend, networks: list, top: int, exclude_seen: bool, notes: dict = {}):
@@ -145,7 +145,7 @@ class RerankScorer:
         low = old.amin(1, keepdim=True)
         return mix.scatter(1, place, low + (old.sum(1, keepdim=True) - old.shape[1] * low) * chance)
 
-# %% ../nbs/09g_rerank.ipynb #5678b4fb
+# %% ../nbs/09g_rerank.ipynb #9f452d54
 def collect(
     task: Task,
     scorer: RerankScorer,
@@ -167,7 +167,7 @@ def collect(
                           torch.from_numpy(b.rows)))
     return tuple(torch.cat(part) for part in zip(*found))
 
-# %% ../nbs/09g_rerank.ipynb #427e3746
+# %% ../nbs/09g_rerank.ipynb #c1e66ae9
 def cross_fit(
     x: Tensor, # (n, k, clues)
     answer: Tensor, # (n,) place of the target; -1 if it is no candidate
@@ -187,7 +187,7 @@ def cross_fit(
         place[judge] = (score > own).sum(1)
     return networks, place
 
-# %% ../nbs/09g_rerank.ipynb #0917e1c1
+# %% ../nbs/09g_rerank.ipynb #b9c25acf
 @patch
 def learn(
     self: RerankScorer,
@@ -209,14 +209,14 @@ def learn(
         "gain in valid MRR, cross-fitted": f"{gain:.4f}", "networks": len(self.networks)}
     return self
 
-# %% ../nbs/09g_rerank.ipynb #950c6c5c
+# %% ../nbs/09g_rerank.ipynb #ae36f3cf
 @dataclass(frozen=True)
 class HybridRerankSettings:
     "Settings of the blend and of the second stage."
     blend: object # `BlendSettings`
     rerank: RerankSettings = RerankSettings()
 
-# %% ../nbs/09g_rerank.ipynb #e1e27d6b
+# %% ../nbs/09g_rerank.ipynb #3d5e7b1c
 class HybridRerank(Method):
     "The hybrid model and item-kNN with text, blended; the first hundred ordered by a network."
     blend = HYBRID_BLEND
@@ -236,7 +236,7 @@ class HybridRerank(Method):
         scorer = RerankScorer(blend, [], s.rerank.top, task.exclude_seen, dict(blend.notes))
         return scorer.learn(task, s.rerank, device)
 
-# %% ../nbs/09g_rerank.ipynb #eeca4158
+# %% ../nbs/09g_rerank.ipynb #58743e18
 @patch
 def change(self: HybridRerank, settings: HybridRerankSettings, words: str):
     "Settings changed by words; those of the second stage begin with `rerank.`, as `rerank.top=50`."
@@ -246,7 +246,7 @@ def change(self: HybridRerank, settings: HybridRerankSettings, words: str):
     return HybridRerankSettings(self.blend.change(settings.blend, first),
                                 with_words(settings.rerank, " ".join(second)))
 
-# %% ../nbs/09g_rerank.ipynb #c01f2aed
+# %% ../nbs/09g_rerank.ipynb #9a7b24c9
 @patch
 def save(self: HybridRerank, scorer: RerankScorer, folder) -> None:
     "Write the blend, the networks and what they need."
@@ -260,7 +260,7 @@ def save(self: HybridRerank, scorer: RerankScorer, folder) -> None:
              "exclude_seen": scorer.exclude_seen, "notes": scorer.notes}
     write_json(Path(folder)/"rerank.json", about)
 
-# %% ../nbs/09g_rerank.ipynb #615812dc
+# %% ../nbs/09g_rerank.ipynb #c4f7ee16
 @patch
 def load(self: HybridRerank, folder, task: Task, device="auto") -> RerankScorer:
     "Read what `save` wrote."
@@ -274,6 +274,6 @@ def load(self: HybridRerank, folder, task: Task, device="auto") -> RerankScorer:
         networks.append(net.eval().to(pick_device(device)))
     return RerankScorer(blend, networks, about["top"], about["exclude_seen"], about["notes"])
 
-# %% ../nbs/09g_rerank.ipynb #fd3c634e
+# %% ../nbs/09g_rerank.ipynb #6b67f815
 HYBRID_RERANK = HybridRerank("hybrid-rerank", "ours: hybrid and neighbours, re-ranked", "ours",
                              CORE_SPACE)
