@@ -35,17 +35,15 @@ reproduce: $(READY)
 	@$(BIN)/llm-emf reproduce --dataset shop --profile quick
 
 test: $(READY)
-	@echo "== 1/4 notebooks and library in step, notebooks clean"
+	@echo "== 1/3 notebooks and library in step, notebooks clean"
 	@$(BIN)/python tests/in_step.py
-	@echo "== 2/4 names, statements, widths"
+	@echo "== 2/3 names, statements, widths"
 	@$(BIN)/ruff check -q --select F821,F811,F401,E701,E702,E703 llm_emf
 	@$(BIN)/ruff check -q --select F821,F811,F401,E501,E701,E702,E703 --line-length 100 tests benchmarks
 	@$(BIN)/ruff check -q --select F821,F811,F401 .ci
 	@$(BIN)/ruff check -q --select F821,E501 --line-length 100 nbs
-	@echo "== 3/4 the notebooks' own tests"
-	@OMP_NUM_THREADS=1 $(BIN)/nbdev_test --n_workers 2 --timing
-	@echo "== 4/4 tests/: every notebook by papermill (profile smoke), command line, faults, site"
-	@$(BIN)/python -m pytest tests -q -m "not slow" --durations=15
+	@echo "== 3/3 tests/: every notebook by papermill (profile smoke), command line, faults, site"
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests -q -m "not slow" -n 2 --dist loadfile --durations=15
 
 test-slow: $(READY)
 	@echo "== the slow tests"
