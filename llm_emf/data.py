@@ -99,10 +99,20 @@ def _two_domains(items, file): # (name of X, name of Y)
     return domains
 
 # %% ../nbs/02_data.ipynb #ed48b0de
+def _check_characters(texts, column, file): # no halves of characters (surrogates)
+    try:
+        "".join(texts).encode()
+    except UnicodeEncodeError:
+        bad = next(t for t in texts if any("\ud800" <= char <= "\udfff" for char in t))
+        raise InputError(f"{file}: column {column!r} holds half a character, in {ascii(bad)[:60]}; "
+                         "no file can hold it. Read the source as UTF-8 again.") from None
+
 def _check_kind(values, column, file): # text or whole numbers; some may be missing
     kind = pd.api.types.infer_dtype(values, skipna=True)
     if kind not in ("string", "integer", "empty") and not values.isna().all():
         raise InputError(f"{file}: column {column!r} must hold text or whole numbers, not {kind}")
+    if kind == "string":
+        _check_characters(values.dropna(), column, file)
 
 def _check_filled(missing, column, file): # (rows,) bool
     if missing.any():

@@ -77,6 +77,7 @@ def check_dataset(data):
                                                             "brand", "picture")]
                                           + [(1, c) for c in ("user", "items", "times", "split")]),
                           st.integers(0, 29), VALUE), min_size=1, max_size=3))
+@example([((0, "domain"), 0, "\ud800")]) # half a character; found by `make fuzz`
 def test_tables_with_odd_cells(changes):
     tables = good_tables()
     for (table, column), row, value in changes:
