@@ -77,7 +77,7 @@ def principal_projection(
     _, directions = torch.linalg.eigh((vectors.T @ vectors).double()) # ascending
     first = directions.flip(1)[:, :d].T.to(vectors.dtype)
     there = vectors.norm(dim=1) > 0
-    length = (vectors[there] @ first.T).norm(dim=1).mean().clamp(min=1e-9)
+    length = (vectors @ first.T).norm(dim=1)[there].mean().clamp(min=1e-9)
     with torch.no_grad():
         linear.weight.zero_()
         linear.weight[:len(first)] = first * FROZEN_START / length
