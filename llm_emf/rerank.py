@@ -256,7 +256,9 @@ class HybridRerank(Method):
         s, device = settings or self.default_settings(task), pick_device(device)
         blend = self.blend.fit(task, s.blend, folder, device)
         practice = held_back(task) if s.rerank.hold_back else task
-        easy = blend if practice is task else self.practise(practice, blend, s.blend, folder, device)
+        easy = blend
+        if practice is not task:
+            easy = self.practise(practice, blend, s.blend, folder, device)
         scorer = RerankScorer(easy, [], s.rerank.top, task.exclude_seen, dict(blend.notes))
         scorer.learn(practice, s.rerank, device).blend = blend
         return scorer
