@@ -14,6 +14,7 @@ __all__ = ['SPLITS', 'SPLIT_KINDS', 'SHOP_USERS', 'SOURCES', 'PUBLISHED', 'TIES'
 # %% ../nbs/02_data.ipynb #e046e3bb
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -164,12 +165,23 @@ def _flatten(sequences, file): # (purchases,) items, (users + 1,) offset
         row = int(np.argmax(length == 0))
         raise InputError(f"{_name_row(sequences, row, file)}: the sequence is empty. "
                          "Drop users without purchases.")
-    flat = np.concatenate(sequences["items"].to_numpy())
-    return flat, np.concatenate([[0], np.cumsum(length)])
+    return _joined(sequences["items"]), np.concatenate([[0], np.cumsum(length)])
+
+def _joined(lists): # the values of all lists, none turned into another kind
+    if all(isinstance(v, np.ndarray) for v in lists):
+        return np.concatenate(lists.to_numpy())
+    values = np.fromiter(chain.from_iterable(lists), dtype=object)
+    are_numbers = pd.api.types.infer_dtype(values) in ("integer", "floating", "mixed-integer-float")
+    return np.array(values.tolist()) if are_numbers else values
+
+def _length(value): # of a list; 0 for none, -1 for anything else
+    if isinstance(value, (list, tuple)) or getattr(value, "ndim", 0) == 1:
+        return len(value)
+    return 0 if value is None else -1
 
 def _lengths(sequences, column, file): # (users,) of the lists in a column
     lists = sequences[column]
-    lengths = (len(v) if np.ndim(v) == 1 else 0 if v is None else -1 for v in lists)
+    lengths = (_length(v) for v in lists)
     length = np.fromiter(lengths, dtype=np.int64, count=len(lists))
     if (length < 0).any():
         kind = type(lists.iloc[int(np.argmax(length < 0))]).__name__
@@ -207,7 +219,7 @@ def _flat_times(sequences, offset, file): # (purchases,) or None
         row = int(np.argmax(length != np.diff(offset)))
         raise InputError(f"{_name_row(sequences, row, file)}: {length[row]} times for "
                          f"{np.diff(offset)[row]} items")
-    times = np.concatenate(sequences["times"].to_numpy())
+    times = _joined(sequences["times"])
     if pd.api.types.infer_dtype(times) not in ("integer", "floating"):
         raise InputError(f"{file}: column 'times' must hold lists of numbers (unix seconds), "
                          f"not {times.dtype}")

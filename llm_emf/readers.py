@@ -571,9 +571,10 @@ C2DSR_NAMES = { # what it holds → names of the file in the copies that we know
 # %% ../nbs/01c_readers.ipynb #6fd5d8cf
 def _parse_c2dsr_item(line: bytes) -> tuple: # index, asin
     fields = line.decode("utf-8", "replace").strip("\r").split("\t")
-    if len(fields) < 2 or not fields[-1].strip().isdecimal():
+    index = fields[-1].strip()
+    if len(fields) < 2 or not index.isdecimal() or len(index) > 18:
         raise BadLine("not: … asin, index")
-    return int(fields[-1]), fields[-2]
+    return int(index), fields[-2]
 
 def _read_c2dsr_list(file: Path, n_before: int, rejected: Rejected) -> list: # (item, asin)
     "One list of items; `item` is counted from 1, after the `n_before` items of the list before."

@@ -77,7 +77,10 @@ def check_dataset(data):
                                                             "brand", "picture")]
                                           + [(1, c) for c in ("user", "items", "times", "split")]),
                           st.integers(0, 29), VALUE), min_size=1, max_size=3))
-@example([((0, "domain"), 0, "\ud800")]) # half a character; found by `make fuzz`
+@example([((0, "domain"), 0, "\ud800")]) # half a character; found by `make fuzz`, as the next
+@example([((1, "items"), 0, ["", b"\x80"])]) # text and bytes in one list
+@example([((1, "items"), 0, [1, "a"])])
+@example([((1, "items"), 0, [[1], [2, 3]])])
 def test_tables_with_odd_cells(changes):
     tables = good_tables()
     for (table, column), row, value in changes:
@@ -148,6 +151,7 @@ def test_recbole_files_with_odd_bytes(file, changes):
 @examples(250)
 @given(st.sampled_from(["Alist.txt", "Blist.txt", "traindata_new.txt"]),
        st.lists(CHANGE, min_size=1, max_size=3))
+@example("Blist.txt", [("insert", 0.125, b"\x1c")]) # a space to `strip`, not to `int`
 def test_c2dsr_files_with_odd_bytes(file, changes):
     with tempfile.TemporaryDirectory() as folder:
         write_c2dsr(folder, *canonical())
