@@ -260,7 +260,7 @@ class HybridRerank(Method):
         if practice is not task:
             easy = self.practise(practice, blend, s.blend, folder, device)
         scorer = RerankScorer(easy, [], s.rerank.top, task.exclude_seen, dict(blend.notes))
-        scorer.learn(practice, s.rerank, device).blend = blend
+        scorer.learn(task, s.rerank, device).blend = blend
         return scorer
 
 # %% ../nbs/09g_rerank.ipynb #fd5eab6c
@@ -280,7 +280,9 @@ def practise(
         place.mkdir(exist_ok=True)
     scorers = self.blend.fit_parts(task, replace(settings, memory=memory), place, device)
     about = blend.about() | {"notes": {}}
-    return BlendScorer(scorers, **about)
+    found = BlendScorer(scorers, **about)
+    found.count = blend.count # an item whose purchases are held back is no new item
+    return found
 
 # %% ../nbs/09g_rerank.ipynb #58743e18
 @patch
