@@ -1,0 +1,128 @@
+"""The library with patched methods inside their classes, for type checkers, which do not know @patch.
+
+    python .ci/typed.py check            # mypy on the whole library, bodies included
+    python .ci/typed.py stubs FOLDER     # a .pyi beside each module of a built package; see setup.py
+"""
+import ast
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+ROOT = Path(__file__).parent.parent
+FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef)
+INSTEAD = {"patch": [], "patch(as_prop=True)": ["property"], "patch(cls_method=True)": ["classmethod"]}
+
+
+def parsed(text: str) -> list: # of statements
+    "Source as a tree."
+    return ast.parse(text).body
+
+
+def arguments(function) -> list: # of (argument, default or None)
+    "The arguments of a function with their defaults."
+    a = function.args
+    plain = a.posonlyargs + a.args
+    defaults = [None] * (len(plain) - len(a.defaults)) + a.defaults
+    return [*zip(plain, defaults), *zip(a.kwonlyargs, a.kw_defaults)]
+
+
+def say_optional(tree) -> None:
+    "`x: int = None` means `x: int | None = None`, for arguments and fields."
+    pairs = [pair for f in ast.walk(tree) if isinstance(f, FUNCTIONS) for pair in arguments(f)]
+    pairs += [(n, n.value) for n in ast.walk(tree) if isinstance(n, ast.AnnAssign)]
+    for owner, default in pairs:
+        known = owner.annotation and ast.unparse(owner.annotation)
+        if known and isinstance(default, ast.Constant) and default.value is None:
+            if "None" not in known and known not in ("object", "Any"):
+                owner.annotation = ast.parse(f"{known} | None", mode="eval").body
+
+
+def as_method(function, instead: list):
+    "A patched function as it would stand in its class."
+    function.args.args[0].annotation = None
+    function.decorator_list = [ast.parse(name, mode="eval").body for name in instead] + [
+        d for d in function.decorator_list if ast.unparse(d) not in INSTEAD]
+    return function
+
+
+def empty(function):
+    "The same signature without a body."
+    made = ast.parse(ast.unparse(function)).body[0]
+    made.body = parsed("raise NotImplementedError")
+    return made
+
+
+def unpatched(sources: dict) -> dict: # module → tree
+    "The modules, with each patched function inside its class, which may lie in another module."
+    trees = {name: ast.parse(text) for name, text in sources.items()}
+    classes = {n.name: n for t in trees.values() for n in t.body if isinstance(n, ast.ClassDef)}
+    for tree in trees.values():
+        say_optional(tree)
+        here = {n.name: n for n in tree.body if isinstance(n, ast.ClassDef)}
+        for node in [n for n in tree.body if isinstance(n, FUNCTIONS)]:
+            patch = {ast.unparse(d) for d in node.decorator_list} & set(INSTEAD)
+            if not patch:
+                continue
+            owner = ast.unparse(node.args.args[0].annotation).strip("'\"")
+            if owner in here:
+                tree.body.remove(node)
+                here[owner].body.append(as_method(node, INSTEAD[patch.pop()]))
+            else: # its body is checked where it is
+                classes[owner].body.append(as_method(empty(node), INSTEAD[patch.pop()]))
+                node.decorator_list = [d for d in node.decorator_list
+                                       if ast.unparse(d) not in INSTEAD]
+    return trees
+
+
+def attributes(owner: ast.ClassDef) -> list: # of declarations
+    "What methods assign to `self`."
+    known = {n.target.id for n in owner.body if isinstance(n, ast.AnnAssign)}
+    known |= {n.name for n in owner.body if isinstance(n, FUNCTIONS)}
+    names = {n.attr: None for n in ast.walk(owner) if isinstance(n, ast.Attribute)
+             and isinstance(n.ctx, ast.Store) and ast.unparse(n.value) == "self"}
+    return [line for name in names if name not in known for line in parsed(f"{name}: Any")]
+
+
+def stub(tree: ast.Module) -> str:
+    "Signatures and attributes, without bodies."
+    for owner in [n for n in ast.walk(tree) if isinstance(n, ast.ClassDef)]:
+        owner.body += attributes(owner)
+    for f in [n for n in ast.walk(tree) if isinstance(n, FUNCTIONS)]:
+        f.body = parsed("...")
+        for owner, default in arguments(f):
+            if default is not None and not isinstance(default, ast.Constant):
+                default.__class__, default.value, default._fields = ast.Constant, ..., ("value",)
+    kept = [n for n in tree.body if not isinstance(n, (ast.Expr, ast.If))]
+    return "from typing import Any\n" + ast.unparse(ast.Module(kept, [])) + "\n"
+
+
+def read_sources(folder: Path) -> dict: # module → text
+    "The modules of a package."
+    return {p.stem: p.read_text(encoding="utf-8") for p in sorted(folder.glob("*.py"))
+            if p.stem != "_modidx"}
+
+
+def write_stubs(folder: Path) -> None:
+    "A .pyi beside each module, and py.typed."
+    for name, tree in unpatched(read_sources(folder)).items():
+        (folder/f"{name}.pyi").write_text(stub(tree), encoding="utf-8")
+    (folder/"py.typed").touch()
+
+
+def check() -> int: # mypy's exit status
+    "Run mypy on a copy of the library, then on its stubs with a user's lines."
+    with tempfile.TemporaryDirectory() as tmp:
+        package = Path(tmp)/"llm_emf"
+        package.mkdir()
+        for name, tree in unpatched(read_sources(ROOT/"llm_emf")).items():
+            (package/f"{name}.py").write_text(ast.unparse(tree) + "\n", encoding="utf-8")
+        command = [sys.executable, "-m", "mypy", "--config-file", ROOT/"pyproject.toml",
+                   "--cache-dir", ROOT/".mypy_cache", "-p", "llm_emf"]
+        return subprocess.run(command, cwd=tmp).returncode
+
+
+if __name__ == "__main__":
+    if sys.argv[1:] == ["check"]:
+        sys.exit(check())
+    write_stubs(Path(sys.argv[2]))
