@@ -221,7 +221,8 @@ def block_scores(
 ) -> Tensor: # (users, items of the domain); −∞ for what is excluded
     "The scores after some histories."
     longest = getattr(self.scorer, "max_history", Task.max_history)
-    padded, workspace = users.padded(longest).to(self.device), {} if workspace is None else workspace
+    padded = users.padded(longest).to(self.device)
+    workspace = {} if workspace is None else workspace
     own = "workspace" not in signature(self.scorer.score).parameters
     scores = self.scorer.score(padded, domain, **{} if own else {"workspace": workspace}).float()
     if own and exclude_seen: # a copy: the scorer may keep what it returned
