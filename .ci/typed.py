@@ -1,7 +1,7 @@
-"""The library with patched methods inside their classes, for type checkers, which do not know @patch.
+"""The library with patched methods inside their classes, for type checkers, which know no @patch.
 
     python .ci/typed.py check            # mypy on the whole library, bodies included
-    python .ci/typed.py stubs FOLDER     # a .pyi beside each module of a built package; see setup.py
+    python .ci/typed.py stubs FOLDER     # a .pyi beside each module of a built package
 """
 import ast
 import subprocess
@@ -11,7 +11,8 @@ from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
 FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef)
-INSTEAD = {"patch": [], "patch(as_prop=True)": ["property"], "patch(cls_method=True)": ["classmethod"]}
+INSTEAD = {"patch": [], "patch(as_prop=True)": ["property"],
+           "patch(cls_method=True)": ["classmethod"]}
 
 
 def parsed(text: str) -> list: # of statements
