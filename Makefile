@@ -37,11 +37,12 @@ reproduce: $(READY)
 test: $(READY)
 	@echo "== 1/4 notebooks and library in step, notebooks clean"
 	@$(BIN)/python tests/in_step.py
-	@echo "== 2/4 names, statements, widths"
+	@echo "== 2/4 names, statements, widths, types"
 	@$(BIN)/ruff check -q --select F821,F811,F401,E701,E702,E703 llm_emf
 	@$(BIN)/ruff check -q --select F821,F811,F401,E501,E701,E702,E703 --line-length 100 tests benchmarks
 	@$(BIN)/ruff check -q --select F821,F811,F401 .ci
 	@$(BIN)/ruff check -q --select F821,E501 --line-length 100 nbs
+	@$(BIN)/python .ci/typed.py check
 	@echo "== 3/4 the notebooks' own tests"
 	@OMP_NUM_THREADS=1 $(BIN)/nbdev_test --n_workers 2 --timing
 	@echo "== 4/4 tests/: every notebook by papermill (profile smoke), command line, faults, site"

@@ -4,6 +4,7 @@
     python .ci/typed.py stubs FOLDER     # a .pyi beside each module of a built package
 """
 import ast
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -82,7 +83,10 @@ def attributes(owner: ast.ClassDef) -> list: # of declarations
     known |= {n.name for n in owner.body if isinstance(n, FUNCTIONS)}
     names = {n.attr: None for n in ast.walk(owner) if isinstance(n, ast.Attribute)
              and isinstance(n.ctx, ast.Store) and ast.unparse(n.value) == "self"}
-    return [line for name in names if name not in known for line in parsed(f"{name}: Any")]
+    # in a dataclass a declaration would be a field
+    form = "{}: Any" if "dataclass" not in " ".join(map(ast.unparse, owner.decorator_list)) else (
+        "@property\ndef {}(self) -> Any: ...")
+    return [line for name in names if name not in known for line in parsed(form.format(name))]
 
 
 def stub(tree: ast.Module) -> str:
@@ -95,6 +99,9 @@ def stub(tree: ast.Module) -> str:
             if default is not None and not isinstance(default, ast.Constant):
                 default.__class__, default.value, default._fields = ast.Constant, ..., ("value",)
     kept = [n for n in tree.body if not isinstance(n, (ast.Expr, ast.If))]
+    for n, node in enumerate(kept): # `A = B | C` would be an alias of types
+        if isinstance(node, ast.Assign) and isinstance(node.value, ast.BinOp):
+            (kept[n],) = parsed(f"{ast.unparse(node.targets[0])}: Any")
     return "from typing import Any\n" + ast.unparse(ast.Module(kept, [])) + "\n"
 
 
@@ -111,16 +118,25 @@ def write_stubs(folder: Path) -> None:
     (folder/"py.typed").touch()
 
 
-def check() -> int: # mypy's exit status
-    "Run mypy on a copy of the library, then on its stubs with a user's lines."
+def mypy(folder: Path, *what) -> int: # its exit status
+    "Run mypy where the package is found first."
+    command = [sys.executable, "-m", "mypy", "--config-file", ROOT/"pyproject.toml", *what]
+    return subprocess.run([*command, "--cache-dir", ROOT/".mypy_cache"/folder.name],
+                          cwd=folder).returncode
+
+
+def check() -> int: # 0 if all is well
+    "mypy on a copy of the library, then on a user's lines against its stubs."
     with tempfile.TemporaryDirectory() as tmp:
-        package = Path(tmp)/"llm_emf"
-        package.mkdir()
+        full, stubs = Path(tmp)/"bodies", Path(tmp)/"stubs"
+        (full/"llm_emf").mkdir(parents=True)
         for name, tree in unpatched(read_sources(ROOT/"llm_emf")).items():
-            (package/f"{name}.py").write_text(ast.unparse(tree) + "\n", encoding="utf-8")
-        command = [sys.executable, "-m", "mypy", "--config-file", ROOT/"pyproject.toml",
-                   "--cache-dir", ROOT/".mypy_cache", "-p", "llm_emf"]
-        return subprocess.run(command, cwd=tmp).returncode
+            text = ast.unparse(tree) + "\n"
+            (full/"llm_emf"/f"{name}.py").write_text(text, encoding="utf-8")
+        shutil.copytree(ROOT/"llm_emf", stubs/"llm_emf", ignore=shutil.ignore_patterns("assets"))
+        write_stubs(stubs/"llm_emf")
+        shutil.copy(ROOT/"tests"/"typed_use.py", stubs)
+        return mypy(full, "-p", "llm_emf") or mypy(stubs, "-p", "llm_emf", "-m", "typed_use")
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ __all__ = ['ABSENT', 'exported_model', 'item_vectors', 'user_vectors', 'VectorIn
 # %% ../nbs/10c_export.ipynb #b9dcdd4c
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -53,12 +54,12 @@ def user_vectors(
     items: Tensor = None, # `item_vectors(model, domain)`, to compute them only once
 ) -> Tensor: # (n, sequences, modalities · d + 1): of those of own, other, both that have weight
     "u of the equation."
-    s = model.settings
     items = item_vectors(model, domain) if items is None else items
-    histories = last_items(histories, s.max_length)
+    histories = last_items(histories, model.settings.max_length)
     if isinstance(model, Hybrid):
         q = model.read(histories) / model.log_temperature.exp()
         return torch.cat([q, -(q @ items[:, :-1].T).logsumexp(1, keepdim=True)], 1)[:, None]
+    s = model.settings
     moments = final_moments(histories, torch.full((len(histories),), domain,
                                                   device=histories.device))
     q, row, role = model.queries(histories, moments, need_other=s.lambda1 > 0)
@@ -120,6 +121,7 @@ def _write_users(recommender, ids, names, domain: int, items: Tensor, file, bloc
         padded = torch.nn.utils.rnn.pad_sequence(recent, batch_first=True).to(items.device)
         rows = user_vectors(model, padded, domain, items).cpu().numpy()
         file.write(names[start:start + block], rows)
+    file.close()
 
 def _sequences(model) -> list: # of names, in the order of the user vectors
     if isinstance(model, Hybrid):
@@ -143,7 +145,7 @@ def export_vectors(
         raise InputError(f"unknown form {form!r}; choose {' or '.join(_FORMS)}")
     model, folder, files = exported_model(self), Path(folder), {}
     names = list(histories or {})
-    ids = self.read_histories([histories[n] for n in names]) if names else []
+    ids = self.read_histories(list(histories.values())) if histories else []
     folder.mkdir(parents=True, exist_ok=True)
     kept = ["item_id", "asin", "domain", "title"]
     self.dataset.items[kept].to_parquet(folder/"catalogue.parquet", index=False)
@@ -156,7 +158,6 @@ def export_vectors(
             shape = (len(names), len(sequences), items.shape[1])
             out = _FORMS[form](folder/file, shape, sequences)
             _write_users(self, ids, names, d, items, out, block)
-            out.close()
             files[file] = list(shape)
     if names:
         users = pd.DataFrame({"user": list(map(str, names))})
@@ -192,7 +193,7 @@ def _usearch():
 class VectorIndex:
     "Items that are found by inner product, then scored exactly."
     vectors: np.ndarray # (items, width), as `item_vectors`; may be memory-mapped
-    index: object # of usearch
+    index: Any # of usearch
 
     @classmethod
     def build(cls, vectors: np.ndarray, dtype: str = "f32", connectivity: int = 32,
@@ -247,10 +248,10 @@ class UserEncoder(nn.Module):
         with torch.no_grad():
             if isinstance(model, Hybrid):
                 table = model.settings.d ** .5 * model.vectors(every)[None]
-                self.sequences, self.banks = ("both",), nn.ModuleDict({"both": model.encoder})
+                self.sequences, self.banks = ["both"], nn.ModuleDict({"both": model.encoder})
             else:
                 table = model.embed(every)
-                self.sequences, self.banks = model.sequences, model.encoders
+                self.sequences, self.banks = list(model.sequences), model.encoders
             self.register_buffer("table", table)
             self.register_buffer("scale", model.log_temperature.exp().reciprocal())
         self.n_x, self.shared = model.n_x, "one" in self.banks

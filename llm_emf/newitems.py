@@ -20,6 +20,7 @@ from scipy import sparse
 from torch import Tensor
 
 from .baselines import ItemKNNScorer, PopularityScorer
+from .blend import BlendScorer
 from .clip import ClipSettings, EncodeStage, FolderPictures, gather
 from .core import InputError, Run, read_json
 from .data import Dataset
@@ -120,7 +121,7 @@ def _(scorer: PopularityScorer, dataset, moved, added, old, new):
 def _(scorer: AverageScorer, dataset, moved, added, old, new):
     larger = deepcopy(scorer)
     larger.scorers = [with_items(s, dataset, moved, added, old, new) for s in scorer.scorers]
-    if hasattr(scorer, "count"):
+    if isinstance(larger, BlendScorer):
         larger.count = torch.as_tensor(larger.scorers[1].count)
     return larger
 

@@ -216,7 +216,7 @@ class Method:
         "Learn from the task's training part. `folder`: where checkpoints and curves may go."
         raise NotImplementedError(f"{type(self).__name__} has no fit")
 
-    def save(self, scorer: Scorer, folder) -> None:
+    def save(self, scorer, folder) -> None:
         "Write a scorer into a folder, as safetensors, npy, parquet or json."
         raise NotImplementedError(f"{type(self).__name__} has no save, which the stages need")
 
