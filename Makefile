@@ -37,11 +37,12 @@ reproduce: $(READY)
 test: $(READY)
 	@echo "== 1/3 notebooks and library in step, notebooks clean"
 	@$(BIN)/python tests/in_step.py
-	@echo "== 2/3 names, statements, widths"
+	@echo "== 2/3 names, statements, widths, types"
 	@$(BIN)/ruff check -q --select F821,F811,F401,E701,E702,E703 llm_emf
 	@$(BIN)/ruff check -q --select F821,F811,F401,E501,E701,E702,E703 --line-length 100 tests benchmarks
 	@$(BIN)/ruff check -q --select F821,F811,F401 .ci
 	@$(BIN)/ruff check -q --select F821,E501 --line-length 100 nbs
+	@$(BIN)/python .ci/typed.py check
 	@echo "== 3/3 tests/: every notebook by papermill (profile smoke), command line, faults, site"
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests -q -m "not slow" -n 2 --dist loadfile --durations=15
 

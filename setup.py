@@ -1,4 +1,5 @@
 "Packaging: everything is read from settings.ini; the notebooks travel inside the wheel, so that `llm-emf reproduce` works after `pip install`."
+import runpy
 import shutil
 from configparser import ConfigParser
 from pathlib import Path
@@ -21,6 +22,8 @@ class BuildWithNotebooks(build_py):
         target = Path(self.build_lib) / cfg["lib_path"] / "notebooks"
         target.mkdir(parents=True, exist_ok=True)
         for path in sorted((here / cfg["nbs_path"]).glob("[0-9]*.ipynb")): shutil.copy(path, target)
+        write_stubs = runpy.run_path(str(here / ".ci" / "typed.py"))["write_stubs"]
+        write_stubs(target.parent)  # *.pyi and py.typed, for type checkers
 
 
 def extra(name): return cfg[f"{name}_requirements"].split()

@@ -14,7 +14,8 @@ from fastcore.basics import patch
 from torch import Tensor, nn
 
 from .core import check_fields
-from .model import Moments, check_heads, final_moments, last_items, training_moments
+from .model import Moments, check_heads, final_moments, last_items
+from .model import probabilities, training_moments
 from .sequential import SequenceMethod, SequenceModel, SequenceSettings
 from .train import CORE_SPACE
 
@@ -175,13 +176,14 @@ def scores(
     items: Tensor, # (batch, length) merged histories, 0 = padding on the right
     domain: int, # 0 for X, 1 for Y: whose items are scored
     keys: Tensor = None, # `self.keys(self.candidates(domain))`, to compute it only once
+    workspace: dict = None, # see `reused` (notebook 06)
 ) -> Tensor: # (batch, items of the domain)
     "The probability of every item of a domain after each history."
     keys = self.keys(self.candidates(domain)) if keys is None else keys
     items = last_items(items, self.settings.max_length - 1) # as many as training reads
     every = torch.full((len(items),), domain, device=items.device)
     states = self.states(items, final_moments(items, every))
-    return (states / self.log_temperature.exp() @ keys.T).softmax(-1)
+    return probabilities(states / self.log_temperature.exp(), keys, workspace)
 
 # %% ../nbs/09c_abxi.ipynb #efa0df13
 ABXI_SPACE = {name: values for name, values in CORE_SPACE.items() if name != "layers"} | {

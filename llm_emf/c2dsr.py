@@ -23,7 +23,7 @@ from .attention import EncoderBank, make_layout
 from .core import check_fields, pick_device
 from .data import flat_positions
 from .model import Moments, check_heads, final_moments, last_items
-from .model import last_token, split_sequences, training_moments
+from .model import last_token, probabilities, split_sequences, training_moments
 from .sequential import SequenceMethod, SequenceModel, SequenceSettings
 from .task import Task
 from .train import CORE_SPACE, ModelScorer
@@ -227,11 +227,12 @@ def scores(
     items: Tensor, # (batch, length) merged histories, 0 = padding on the right
     domain: int, # 0 for X, 1 for Y: whose items are scored
     keys: Tensor = None, # `self.keys(self.candidates(domain))`, to compute it only once
+    workspace: dict = None, # see `reused` (notebook 06)
 ) -> Tensor: # (batch, items of the domain)
     "The probability of every item of a domain after each history."
     keys = self.keys(self.candidates(domain)) if keys is None else keys
     states = self.read(last_items(items, self.settings.max_length), domain)
-    return (states / self.log_temperature.exp() @ keys.T).softmax(-1)
+    return probabilities(states / self.log_temperature.exp(), keys, workspace)
 
 # %% ../nbs/09d_c2dsr.ipynb #55dc07a4
 def corrupted(

@@ -94,7 +94,7 @@ _OUTSIDE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, 
 
 def _reason_outside(e: Exception) -> str: # "" unless disk, rights or a data base are the reason
     if isinstance(e, OSError) and e.errno in _OUTSIDE:
-        return f"{e.strerror}: {e.filename}" if e.filename else e.strerror
+        return f"{e.strerror}: {e.filename}" if e.filename else str(e.strerror)
     if isinstance(e, sqlite3.Error):
         return f"a file of answers or pictures (.sqlite) cannot be used ({e})"
     # libraries that are not written in Python name the reason in their message alone
@@ -173,7 +173,7 @@ def reopen(out: str, device: str = "auto"): # the `Run`
                          "llm-emf prepare --out FOLDER, and give it with --out FOLDER")
     _check_device(device)
     identity = read_identity(out)
-    run = open_run(out, *(identity[k] for k in ("dataset", "profile", "seed")), device)
+    run = open_run(out, identity["dataset"], identity["profile"], identity["seed"], device)
     check_inputs(run, [run.stage("prepare")])
     return run
 
@@ -413,8 +413,8 @@ def train(
     from llm_emf.task import load_task, run_settings, train_method
     chosen, run = find_method(method), reopen(out, device)
     short = {"epochs": epochs, "learning_rate": learning_rate, "d": d, "precision": precision}
-    words = [f"{k}={v}" for k, v in short.items() if v is not None]
-    words = " ".join([*words, settings]).strip()
+    given = [f"{k}={v}" for k, v in short.items() if v is not None]
+    words = " ".join([*given, settings]).strip()
     print(train_method(run, chosen, run_settings(run, chosen, load_task(run), words)))
 
 # %% ../nbs/12_cli.ipynb #6516247e

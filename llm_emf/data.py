@@ -606,7 +606,7 @@ def excludes_seen(dataset: Dataset, train: Ranges) -> bool:
 
 # %% ../nbs/02_data.ipynb #e79e3124
 def pad(
-    dataset: Dataset,
+    dataset, # a `Dataset`, or other purchases with an array `item`
     start: np.ndarray, # (n,) first positions
     stop: np.ndarray, # (n,) one past the last positions
     max_length: int, # older items are left out

@@ -114,7 +114,7 @@ def hybrid_vectors(
     found = {}
     if "id" in model.modalities:
         found["id"] = model.id_embedding(torch.where(model.has_id[ids], ids, 0))
-    if "words" in model.modalities:
+    if model.words is not None and "words" in model.modalities:
         found["text"] = F.embedding_bag(model.word_number[ids], model.words.weight, mode="sum",
                                         per_sample_weights=model.word_weight[ids])
     for m, projection in model.projection.items():

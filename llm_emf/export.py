@@ -8,6 +8,7 @@ __all__ = ['ABSENT', 'exported_model', 'item_vectors', 'user_vectors', 'VectorIn
 # %% ../nbs/10c_export.ipynb #b9dcdd4c
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -19,23 +20,24 @@ from fastcore.basics import patch
 from torch import Tensor, nn
 
 from .core import InputError, progress, write_json
+from .hybrid import Hybrid
 from .model import LLMEMF, final_moments, last_items
 from .recommend import Recommender
 
 # %% ../nbs/10c_export.ipynb #b2d2662c
-def exported_model(recommender: Recommender) -> LLMEMF:
+def exported_model(recommender: Recommender) -> LLMEMF | Hybrid:
     "The model of a recommender. Raises `InputError` if its score is not made of inner products."
     model = getattr(recommender.scorer, "model", None)
-    if not isinstance(model, LLMEMF):
+    if not isinstance(model, (LLMEMF, Hybrid)):
         kind = type(model or recommender.scorer).__name__
-        raise InputError(f"vectors are exported from LLM-EMF and its variants; {kind} has none. "
-                         "Train one with llm-emf train --method llm-emf")
+        raise InputError(f"the scores of {kind} are no inner products of vectors. Those of hybrid, "
+                         "llm-emf and its variants are: llm-emf train --method hybrid")
     return model
 
 # %% ../nbs/10c_export.ipynb #c4571ca9
 @torch.no_grad()
 def item_vectors(
-    model: LLMEMF,
+    model: LLMEMF | Hybrid,
     domain: int, # 0 for X, 1 for Y
 ) -> Tensor: # (items of the domain, modalities · d + 1), in the order of their numbers
     "v of the equation."
@@ -46,15 +48,18 @@ ABSENT = -1e4
 
 @torch.no_grad()
 def user_vectors(
-    model: LLMEMF,
+    model: LLMEMF | Hybrid,
     histories: Tensor, # (n, length) item ids, oldest first; 0 is padding, on the right
     domain: int, # whose items are to be scored: 0 for X, 1 for Y
     items: Tensor = None, # `item_vectors(model, domain)`, to compute them only once
 ) -> Tensor: # (n, sequences, modalities · d + 1): of those of own, other, both that have weight
     "u of the equation."
-    s = model.settings
     items = item_vectors(model, domain) if items is None else items
-    histories = last_items(histories, s.max_length)
+    histories = last_items(histories, model.settings.max_length)
+    if isinstance(model, Hybrid):
+        q = model.read(histories) / model.log_temperature.exp()
+        return torch.cat([q, -(q @ items[:, :-1].T).logsumexp(1, keepdim=True)], 1)[:, None]
+    s = model.settings
     moments = final_moments(histories, torch.full((len(histories),), domain,
                                                   device=histories.device))
     q, row, role = model.queries(histories, moments, need_other=s.lambda1 > 0)
@@ -116,8 +121,11 @@ def _write_users(recommender, ids, names, domain: int, items: Tensor, file, bloc
         padded = torch.nn.utils.rnn.pad_sequence(recent, batch_first=True).to(items.device)
         rows = user_vectors(model, padded, domain, items).cpu().numpy()
         file.write(names[start:start + block], rows)
+    file.close()
 
-def _sequences(model: LLMEMF) -> list: # of names, in the order of the user vectors
+def _sequences(model) -> list: # of names, in the order of the user vectors
+    if isinstance(model, Hybrid):
+        return ["both"]
     s = model.settings
     weights = {"own": s.own, "other": s.lambda1, "both": s.lambda2}
     return [name for name, weight in weights.items() if weight > 0]
@@ -137,7 +145,7 @@ def export_vectors(
         raise InputError(f"unknown form {form!r}; choose {' or '.join(_FORMS)}")
     model, folder, files = exported_model(self), Path(folder), {}
     names = list(histories or {})
-    ids = self.read_histories([histories[n] for n in names]) if names else []
+    ids = self.read_histories(list(histories.values())) if histories else []
     folder.mkdir(parents=True, exist_ok=True)
     kept = ["item_id", "asin", "domain", "title"]
     self.dataset.items[kept].to_parquet(folder/"catalogue.parquet", index=False)
@@ -150,7 +158,6 @@ def export_vectors(
             shape = (len(names), len(sequences), items.shape[1])
             out = _FORMS[form](folder/file, shape, sequences)
             _write_users(self, ids, names, d, items, out, block)
-            out.close()
             files[file] = list(shape)
     if names:
         users = pd.DataFrame({"user": list(map(str, names))})
@@ -168,7 +175,7 @@ def _write_items(form, path, asins, items: Tensor) -> list: # the shape
     file.close()
     return list(items.shape)
 
-def _manifest(recommender, model: LLMEMF, form: str, files: dict) -> dict:
+def _manifest(recommender, model, form: str, files: dict) -> dict:
     return {"format": 1, "library": "llm-emf", "formula": _FORMULA, "form": form, "files": files,
             "domains": dict(zip("xy", recommender.dataset.domains)), "sequences": _sequences(model),
             "modalities": list(model.modalities), "dtype": "float32",
@@ -186,7 +193,7 @@ def _usearch():
 class VectorIndex:
     "Items that are found by inner product, then scored exactly."
     vectors: np.ndarray # (items, width), as `item_vectors`; may be memory-mapped
-    index: object # of usearch
+    index: Any # of usearch
 
     @classmethod
     def build(cls, vectors: np.ndarray, dtype: str = "f32", connectivity: int = 32,
@@ -235,14 +242,19 @@ def index_recall(
 # %% ../nbs/10c_export.ipynb #7d8f0de5
 class UserEncoder(nn.Module):
     "Padded histories to the states of each sequence, without packing; for export."
-    def __init__(self, model: LLMEMF):
+    def __init__(self, model: LLMEMF | Hybrid):
         super().__init__()
-        self.sequences, self.n_x, self.banks = model.sequences, model.n_x, model.encoders
-        self.shared = "one" in model.encoders
-        every = torch.arange(model.n_items + 1, device=model.available.device)
+        every = torch.arange(model.n_items + 1, device=model.log_temperature.device)
         with torch.no_grad():
-            self.register_buffer("table", model.embed(every))
+            if isinstance(model, Hybrid):
+                table = model.settings.d ** .5 * model.vectors(every)[None]
+                self.sequences, self.banks = ["both"], nn.ModuleDict({"both": model.encoder})
+            else:
+                table = model.embed(every)
+                self.sequences, self.banks = list(model.sequences), model.encoders
+            self.register_buffer("table", table)
             self.register_buffer("scale", model.log_temperature.exp().reciprocal())
+        self.n_x, self.shared = model.n_x, "one" in self.banks
         self.eval()
 
     def forward(

@@ -6,7 +6,7 @@
 __all__ = ['LOSSES', 'CHOICES', 'VARIANTS', 'FREE_START', 'renormalised', 'ModelSettings', 'check_heads', 'check_model_settings',
            'Variant', 'variant_settings', 'split_sequences', 'Moments', 'training_moments', 'final_moments',
            'last_token', 'last_items', 'prepare_features', 'principal_components', 'LLMEMF', 'full_log_likelihood',
-           'sampled_log_likelihood', 'loss_weights', 'mixture_log_likelihood']
+           'sampled_log_likelihood', 'loss_weights', 'mixture_log_likelihood', 'reused', 'probabilities']
 
 # %% ../nbs/06_model.ipynb #aed105ce
 import math
@@ -595,6 +595,32 @@ def forward(
         return -mixture.sum(), torch.tensor(len(mixture), device=items.device)
     return -(weight * ll).sum(), torch.tensor(len(moments.row), device=items.device)
 
+# %% ../nbs/06_model.ipynb #d0cb66a9
+def reused(
+    workspace: dict, # name → flat tensor; larger ones replace smaller ones
+    name: str,
+    shape: tuple,
+    like: Tensor, # of the dtype and on the device that are wanted
+) -> Tensor: # what is in it is arbitrary
+    "A tensor in memory that is kept for the next call."
+    n = math.prod(shape)
+    if name not in workspace or workspace[name].numel() < n:
+        workspace[name] = torch.empty(n, dtype=like.dtype, device=like.device)
+    return workspace[name][:n].view(shape)
+
+# %% ../nbs/06_model.ipynb #f8607aaa
+@torch.no_grad()
+def probabilities(
+    q: Tensor, # (n, D) queries, divided by the temperature
+    keys: Tensor, # (items, D)
+    workspace: dict = None, # see `reused`; the result then holds until its next use
+    name: str = "scores", # in the workspace
+) -> Tensor: # (n, items)
+    "The softmax over all keys of each query's inner products."
+    logits = reused({} if workspace is None else workspace, name, (len(q), len(keys)), q)
+    torch.mm(q, keys.T, out=logits)
+    return torch.softmax(logits, -1, out=logits)
+
 # %% ../nbs/06_model.ipynb #0eccdf3e
 @patch
 @torch.no_grad()
@@ -603,6 +629,7 @@ def scores(
     items: Tensor, # (batch, length) merged histories, 0 = padding on the right
     domain: int, # 0 for X, 1 for Y: whose items are scored
     keys: Tensor = None, # `self.keys(self.candidates(domain), domain)`, to compute it only once
+    workspace: dict = None, # see `reused`; the scores then hold until its next use
 ) -> Tensor: # (batch, items of the domain)
     "The score of every item of a domain after each history."
     s = self.settings
@@ -611,10 +638,11 @@ def scores(
     moments = final_moments(items, torch.full((len(items),), domain, device=items.device))
     vectors, moment, role = self.queries(items, moments, need_other=s.lambda1 > 0)
     vectors = vectors / self.log_temperature.exp()
-    out = torch.zeros(len(items), len(keys), device=items.device, dtype=keys.dtype)
+    workspace = {} if workspace is None else workspace
+    out = reused(workspace, "scores", (len(items), len(keys)), keys).zero_()
     for r, weight in enumerate((s.own, s.lambda1, s.lambda2)):
         at = torch.nonzero(role == r)[:, 0]
         if weight and len(at):
-            p = (vectors[at] @ keys.T).softmax(-1)
+            p = probabilities(vectors[at], keys, workspace, "of one sequence")
             out.index_add_(0, moment[at], p, alpha=weight)
     return out

@@ -20,6 +20,7 @@ from scipy import sparse
 from torch import Tensor
 
 from .baselines import ItemKNNScorer, PopularityScorer
+from .blend import BlendScorer
 from .clip import ClipSettings, EncodeStage, FolderPictures, gather
 from .core import InputError, Run, read_json
 from .data import Dataset
@@ -100,7 +101,7 @@ def with_items(
     dataset: Dataset, # the extended one
     moved: np.ndarray, # (old n_items + 1,) where each old item went
     added: np.ndarray, # (new,) numbers of the new items
-    old: Features, # of the old catalogue, as the scorer was trained with
+    old: Features | None, # of the catalogue in training, as the scorer was trained with
     new: Features, # of the new items; row 0 is padding
 ):
     "The scorer with new items. Raises `InputError` if this kind of scorer cannot have any."
@@ -120,7 +121,7 @@ def _(scorer: PopularityScorer, dataset, moved, added, old, new):
 def _(scorer: AverageScorer, dataset, moved, added, old, new):
     larger = deepcopy(scorer)
     larger.scorers = [with_items(s, dataset, moved, added, old, new) for s in scorer.scorers]
-    if hasattr(scorer, "count"):
+    if isinstance(larger, BlendScorer):
         larger.count = torch.as_tensor(larger.scorers[1].count)
     return larger
 
@@ -239,13 +240,14 @@ def _extend_ids(larger, model, moved, added, frozen, known, strength) -> None:
 # %% ../nbs/09x_new_items.ipynb #4607f9bf
 def new_words(
     model: Hybrid,
-    titles: list, # of the old items, as in training
+    titles: list, # of the items that were there in training
+    known: np.ndarray, # (items in training + 1,) bool: which had an id vector
     new: list, # titles of the new items
 ) -> tuple: # (new, k) numbers of the model's words, 0 for none; (new, k) weights
     "The words of new titles, weighed as `word_table` does, with the new titles counted."
     x = word_vectors(titles)
     x.eliminate_zeros()
-    learnt = np.unique(x[model.has_id.cpu().numpy()].indices) # numbered in this order
+    learnt = np.unique(x[known].indices) # numbered in this order
     x = word_vectors([*titles, *new])[len(titles) + 1:][:, learnt].tocsr()
     number, weight = (np.zeros((len(new), model.word_number.shape[1]), t)
                       for t in (np.int64, np.float32))
@@ -270,9 +272,13 @@ def extend_hybrid(
     weight = _extend(table, 0, moved, added, table.new_zeros(n, table.shape[1]))
     larger.id_embedding = torch.nn.Embedding.from_pretrained(weight, freeze=False, padding_idx=0)
     larger.has_id = _extend(model.has_id, 0, moved, added, model.has_id.new_zeros(n))
+    trained = getattr(model, "trained", np.ones(len(moved), bool)) # not those added before
+    larger.trained = np.zeros(dataset.n_items + 1, bool)
+    larger.trained[moved[trained]] = True
     if model.words is not None:
-        title = dataset.items["title"].to_numpy()
-        number, weight = new_words(model, title[moved[1:] - 1].tolist(), title[added - 1].tolist())
+        title, old_title = dataset.items["title"].to_numpy(), np.flatnonzero(trained)[1:]
+        number, weight = new_words(model, title[moved[old_title] - 1].tolist(),
+                                   model.has_id.cpu().numpy()[trained], title[added - 1].tolist())
         larger.word_number = _extend(model.word_number, 0, moved, added, number)
         larger.word_weight = _extend(model.word_weight, 0, moved, added, weight)
     for m in model.projection:

@@ -7,12 +7,15 @@ __all__ = ['PIECE', 'ENTRIES', 'LAST', 'Recommender', 'UserHistories', 'domain_p
            'Explanation', 'draw_explanation']
 
 # %% ../nbs/10_recommend.ipynb #825faabc
+import ctypes
 import hashlib
 import os
 import shutil
-from collections.abc import Iterator
+import sys
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
+from inspect import signature
 from numbers import Integral
 from pathlib import Path
 
@@ -31,6 +34,7 @@ from .data import Dataset, Ranges, flat_positions, histories, pad
 from .explain import past_parts, score_parts, similarities
 from .features import Features, catalogue_hash, load_features
 from .methods import default_method, find_method
+from .model import reused
 from .newitems import check_new_items, encode_items, extended_dataset, with_items
 from .task import Scorer, Task, load_task, trained_stage
 
@@ -44,11 +48,11 @@ class Recommender:
     block: int = 256 # histories that are scored at a time, at most
     train: Ranges = None # the purchases that may be counted; None: all of the data set
     features: Features = None # what the scorer was trained with; `add_items` may need it
-    encode: object = None # a function table → `Features`, for `add_items`; see notebook 09x
+    encode: Callable = None # table, pictures → `Features`, for `add_items`; see notebook 09x
 
     def __post_init__(self):
         self.id_of = dict(zip(self.dataset.items["asin"], self.dataset.items["item_id"]))
-        self.train = histories(self.dataset) if self.train is None else self.train
+        self.counted = histories(self.dataset) if self.train is None else self.train
 
 # %% ../nbs/10_recommend.ipynb #1747c277
 @patch
@@ -213,26 +217,36 @@ def block_scores(
     users: UserHistories,
     domain: int, # 0 for X, 1 for Y
     exclude_seen: bool,
+    workspace: dict = None, # see `reused` (notebook 06); the scores then hold until its next use
 ) -> Tensor: # (users, items of the domain); −∞ for what is excluded
     "The scores after some histories."
     longest = getattr(self.scorer, "max_history", Task.max_history)
-    scores = self.scorer.score(users.padded(longest).to(self.device), domain).float()
-    if not exclude_seen:
-        return scores
+    padded = users.padded(longest).to(self.device)
+    workspace = {} if workspace is None else workspace
+    own = "workspace" not in signature(self.scorer.score).parameters
+    scores = self.scorer.score(padded, domain, **{} if own else {"workspace": workspace}).float()
+    if own and exclude_seen: # a copy: the scorer may keep what it returned
+        scores = reused(workspace, "copy", scores.shape, scores).copy_(scores)
+    return self._exclude(scores, users, domain) if exclude_seen else scores
+
+@patch
+def _exclude(self: Recommender, scores: Tensor, users: UserHistories, domain: int) -> Tensor:
     first, n = self.dataset.domain_range(domain)
     row = np.repeat(np.arange(len(users)), np.diff(users.offset))
     inside = (users.item >= first) & (users.item < first + n)
     at = tuple(torch.from_numpy(x[inside]).to(scores.device) for x in (row, users.item - first))
-    return scores.index_put(at, scores.new_tensor(-torch.inf))
+    with torch.inference_mode():
+        return scores.index_put_(at, scores.new_tensor(-torch.inf))
 
 # %% ../nbs/10_recommend.ipynb #806956b8
 @patch
 def best_of_block(
     self: Recommender, users: UserHistories, domain: int, k: int, exclude_seen: bool,
+    workspace: dict = None,
 ) -> tuple: # row of the block (n,), item number (n,), score (n,); best first within a row
     "The best items of a domain. Raises `ValueError` for a score that is not a number."
-    best = self.block_scores(users, domain, exclude_seen)
-    best = best.topk(min(k, best.shape[1]))
+    scores = self.block_scores(users, domain, exclude_seen, workspace)
+    best = scores.topk(min(k, scores.shape[1]))
     if best.values.isnan().any(): # the largest of all to topk
         raise ValueError("some scores are not numbers; the model has diverged")
     return self._found(best, domain)
@@ -276,7 +290,7 @@ def next_domain(dataset: Dataset, train: Ranges) -> np.ndarray: # (3**LAST, 2), 
 def domain_scale(self: Recommender) -> tuple: # (3**LAST, 2) next_domain; (2,) mean totals
     "What merging two domains needs; counted once."
     if not hasattr(self, "_scale"):
-        some, data = self.train.sample(1000), self.dataset
+        some, data = self.counted.sample(1000), self.dataset
         offset = np.r_[0, np.cumsum(some.length)]
         item = data.item[flat_positions(some)[1]].astype(np.int64)
         users = UserHistories(some.user, item, offset)
@@ -286,18 +300,20 @@ def domain_scale(self: Recommender) -> tuple: # (3**LAST, 2) next_domain; (2,) m
             for d in (0, 1):
                 totals[d] += float(self.block_scores(part, d, False).clamp(min=0).sum())
         totals = np.maximum(totals / max(len(users), 1), np.finfo(np.float32).tiny)
-        self._scale = next_domain(data, self.train), totals
+        self._scale = next_domain(data, self.counted), totals
     return self._scale
 
 # %% ../nbs/10_recommend.ipynb #db1fc706
 @patch
-def best_of_both(self: Recommender, users: UserHistories, k: int, exclude_seen: bool) -> tuple:
+def best_of_both(
+    self: Recommender, users: UserHistories, k: int, exclude_seen: bool, workspace: dict = None,
+) -> tuple:
     "As `best_of_block`, of both domains, with merged scores; of equal ones, X first."
     odds, totals = self.domain_scale
     code = domain_pattern(users.item, users.offset[:-1], users.offset[1:], self.dataset.n_x)
     found = []
     for d in (0, 1):
-        row, item, score = self.best_of_block(users, d, k, exclude_seen)
+        row, item, score = self.best_of_block(users, d, k, exclude_seen, workspace)
         found.append((row, item, odds[code[row], d] * np.maximum(score, 0) / totals[d]))
     row, item, score = map(np.concatenate, zip(*found))
     order = np.lexsort((-score, row)) # stable: within a domain the scorer's order stays
@@ -317,18 +333,20 @@ def _check_question(self: Recommender, domain, k) -> None:
 @patch
 def best_of_users(
     self: Recommender, users: UserHistories, domain: str | None, k: int, exclude_seen: bool,
+    workspace: dict, # for the memory of blocks
 ) -> pd.DataFrame: # as `recommend`
     "The recommendations of some users, block after block."
     found = []
     for start in range(0, len(users), self.rows_at_a_time):
         block = users.part(start, start + self.rows_at_a_time)
         if domain is None:
-            row, item, score = self.best_of_both(block, k, exclude_seen)
+            row, item, score = self.best_of_both(block, k, exclude_seen, workspace)
         else:
             d = self.dataset.domains.index(domain)
-            row, item, score = self.best_of_block(block, d, k, exclude_seen)
+            row, item, score = self.best_of_block(block, d, k, exclude_seen, workspace)
         found.append((row + start, item, score))
-    return self.as_table(users, *map(np.concatenate, zip(*found)), both=domain is None)
+    row, item, score = map(np.concatenate, zip(*found))
+    return self.as_table(users, row, item, score, both=domain is None)
 
 # %% ../nbs/10_recommend.ipynb #c71617f3
 @patch
@@ -358,7 +376,8 @@ def recommend(
     self._check_question(domain, k)
     if path is not None:
         return self.write(histories, path, domain, k, exclude_seen)
-    found = [self.best_of_users(users, domain, k, exclude_seen)
+    workspace = {}
+    found = [self.best_of_users(users, domain, k, exclude_seen, workspace)
              for users in self.read_users(histories)]
     return pd.concat(found, ignore_index=True)
 
@@ -368,8 +387,8 @@ def _question_hash(self: Recommender, domain, k, exclude_seen) -> str:
     n = self.dataset.n_items
     probe = UserHistories(np.zeros(1), np.array([1, n]), np.array([0, 2]))
     scores = [self.block_scores(probe, d, False).cpu().numpy().tobytes() for d in (0, 1)]
-    scores = hashlib.blake2b(b"".join(scores), digest_size=16).hexdigest()
-    return content_hash([domain, int(k), bool(exclude_seen), scores,
+    scorer = hashlib.blake2b(b"".join(scores), digest_size=16).hexdigest()
+    return content_hash([domain, int(k), bool(exclude_seen), scorer,
                          catalogue_hash(self.dataset.items)])
 
 def _piece_name(number: int, users: UserHistories, question: str) -> str:
@@ -400,6 +419,10 @@ def _check_target(path: Path, histories) -> None:
     if isinstance(histories, (str, os.PathLike)) and Path(histories).resolve() == path.resolve():
         raise InputError(f"{path} holds the users; choose another path for the result")
 
+def _return_memory() -> None: # freed by small tensors; glibc would keep more with each piece
+    if sys.platform == "linux" and hasattr(ctypes.CDLL(None), "malloc_trim"):
+        ctypes.CDLL(None).malloc_trim(0)
+
 @patch
 def write(self: Recommender, histories, path, domain=None, k=10, exclude_seen=True) -> Path:
     "`recommend` into a parquet file. A call that was killed goes on where it was."
@@ -407,13 +430,15 @@ def write(self: Recommender, histories, path, domain=None, k=10, exclude_seen=Tr
     _check_target(path, histories)
     parts = path.with_name(f"{path.name}.parts")
     parts.mkdir(exist_ok=True)
-    question, made = self._question_hash(domain, k, exclude_seen), []
+    question, made, workspace = self._question_hash(domain, k, exclude_seen), [], {}
     with progress(None, "recommending", unit="user") as bar:
         for users in self.read_users(histories):
             made.append(parts/_piece_name(len(made), users, question))
             if not made[-1].exists():
                 aside = made[-1].with_suffix(".aside")
-                self.best_of_users(users, domain, k, exclude_seen).to_parquet(aside, index=False)
+                best = self.best_of_users(users, domain, k, exclude_seen, workspace)
+                best.to_parquet(aside, index=False)
+                _return_memory()
                 os.replace(aside, made[-1])
             bar.update(len(users))
     join_parquet(made, path)
@@ -455,7 +480,7 @@ class Explanation:
     title: str
     domain: str
     score: float
-    rank: int # among the items of the domain, from 1
+    rank: int # among the items of the domain that were not bought, from 1
     parts: pd.DataFrame # columns sequence, part, contribution, which add up to the score
     past: pd.DataFrame # columns asin, title, contribution; purchases that are read, oldest first
 
@@ -480,20 +505,23 @@ def explain(
     self: Recommender,
     history, # one list of asins, oldest first
     item: str, # the asin whose score is explained
+    exclude_seen: bool = True, # leave the other items of the history out of the ranking
 ) -> Explanation:
     "Why an item has its score after a history. Raises `InputError` for an unknown asin."
-    number, read = self.item_number(item), self.read_histories(history)
-    if len(read) != 1:
-        raise InputError(f"explain takes one history, not {len(read)}")
-    read = read[0][-getattr(self.scorer, "max_history", Task.max_history):]
+    number, given = self.item_number(item), self.read_histories(history)
+    if len(given) != 1:
+        raise InputError(f"explain takes one history, not {len(given)}")
+    read = given[0][-getattr(self.scorer, "max_history", Task.max_history):]
     domain = int(number > self.dataset.n_x)
-    column, items = number - self.dataset.domain_range(domain)[0], torch.from_numpy(read)[None]
-    items, catalogue = items.to(self.device), self.dataset.items
-    scores = self.scorer.score(items, domain)[0]
+    (first, n), items = self.dataset.domain_range(domain), torch.from_numpy(read)[None]
+    column, items, catalogue = number - first, items.to(self.device), self.dataset.items
+    scores = self.scorer.score(items, domain)[0].cpu()
+    bought = given[0][(given[0] >= first) & (given[0] < first + n)] - first
+    better = np.flatnonzero(scores > scores[column])
     past = catalogue.iloc[read - 1][["asin", "title"]].reset_index(drop=True)
     return Explanation(
         item, catalogue["title"].iloc[number - 1], self.dataset.domains[domain],
-        float(scores[column]), int((scores > scores[column]).sum()) + 1,
+        float(scores[column]), len(np.setdiff1d(better, bought if exclude_seen else [])) + 1,
         score_parts(self.scorer, items, domain, column),
         past.assign(contribution=past_parts(self.scorer, items, domain, column)))
 
@@ -512,7 +540,7 @@ def _draw_bars(ax, names, values, colours) -> None:
 def draw_explanation(
     why: Explanation,
     pictures=None, # item number → image; None: titles alone
-    number: dict = None, # asin → item number, for pictures: `Recommender.id_of`
+    number: dict = {}, # asin → item number, for pictures: `Recommender.id_of`
     most: int = 6, # past items
 ): # a matplotlib figure
     "The past items that matter most, with pictures where there are, beside the parts of the score."
@@ -546,7 +574,7 @@ def _add_pictures(ax, images) -> None: # one left of each bar, in place of its t
 @patch
 def _bought_together(self: Recommender, number: int) -> np.ndarray: # (n_items + 1,)
     if not hasattr(self, "_bought"):
-        bought = purchase_matrix(self.dataset, self.train)
+        bought = purchase_matrix(self.dataset, self.counted)
         self._bought = bought, bought.tocsc(), np.asarray(bought.sum(0)).ravel()
     by_user, by_item, buyers = self._bought
     shared = np.asarray(by_user[by_item[:, [number]].indices].sum(0)).ravel()
@@ -587,4 +615,5 @@ def add_items(
         features = self.encode(table, pictures) if self.encode else Features({}, {})
     dataset, moved, added = extended_dataset(self.dataset, table)
     scorer = with_items(self.scorer, dataset, moved, added, self.features, features)
-    return Recommender(scorer, dataset, self.device, self.block, train=self.train)
+    return Recommender(scorer, dataset, self.device, self.block, self.train, self.features,
+                       self.encode)

@@ -25,7 +25,7 @@ from .data import Ranges
 from .features import Features
 from .metrics import per_user
 from .model import _start_length, check_heads, full_log_likelihood, last_items
-from .model import sampled_log_likelihood, training_moments
+from .model import probabilities, sampled_log_likelihood, training_moments
 from .task import Task
 from .train import CORE_SPACE, ModelMethod, ModelScorer, NeuralSettings, fit_model
 from .train import load_model
@@ -341,11 +341,12 @@ def scores(
     items: Tensor, # (batch, length) merged histories, 0 = padding on the right
     domain: int, # 0 for X, 1 for Y: whose items are scored
     keys: Tensor = None, # `self.keys(self.candidates(domain))`, to compute it only once
+    workspace: dict = None, # see `reused` (notebook 06)
 ) -> Tensor: # (batch, items of the domain)
     "The probability of every item of a domain after each history."
     keys = self.keys(self.candidates(domain)) if keys is None else keys
     states = self.read(last_items(items, self.settings.max_length))
-    return (states / self.log_temperature.exp() @ keys.T).softmax(-1)
+    return probabilities(states / self.log_temperature.exp(), keys, workspace)
 
 # %% ../nbs/09b_sequential.ipynb #cf0e3300
 @dataclass(frozen=True)

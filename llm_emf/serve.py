@@ -55,7 +55,7 @@ class BodyLimit:
     def __init__(self, app, limits: ServeLimits):
         self.app, self.limits = app, limits
 
-    async def read(self, receive) -> bytes: # None: the client has gone
+    async def read(self, receive) -> bytes | None: # None: the client has gone
         "The body. Raises `OverflowError` if it is too large."
         body, more = b"", True
         while more:
@@ -90,7 +90,8 @@ class BodyLimit:
 class Batcher:
     "Calls of one kind that wait at the same time are run together, in one thread."
     def __init__(self, run, most: int): # run(kind, [argument, …]) → [result, …]; calls at a time
-        self.run, self.most, self.waiting, self.task = run, most, [], None
+        self.run, self.most, self.waiting = run, most, []
+        self.task: asyncio.Task | None = None
         self.thread = ThreadPoolExecutor(1)
 
     async def __call__(self, kind: tuple, argument):
@@ -290,7 +291,7 @@ def _add_refusals(app) -> None:
 def serving_page() -> tuple: # HTML, content security policy
     "The page and what it may do."
     html = (resources.files("llm_emf")/"assets"/"serve.html").read_text(encoding="utf-8")
-    script = re.search("<script>(.*)</script>", html, re.S)[1]
+    (script,) = re.findall("<script>(.*)</script>", html, re.S)
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     policy = (f"default-src 'none'; script-src 'sha256-{digest}'; style-src 'unsafe-inline'; "
               "img-src 'self'; connect-src 'self'; base-uri 'none'; form-action 'none'; "

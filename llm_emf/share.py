@@ -40,7 +40,7 @@ class SharedRecommender(Recommender, ModelHubMixin, library_name="llm-emf",
     def __post_init__(self):
         super().__post_init__()
         if self.bought is None:
-            self.bought = train_count(self.dataset, self.train)
+            self.bought = train_count(self.dataset, self.counted)
 
 # %% ../nbs/10b_share.ipynb #09ee3b48
 SHARE_FORMAT = 1 # raised when shared folders change their layout

@@ -29,7 +29,9 @@ from .metrics import PROTOCOLS, draw_negatives, full_rank, per_user, sampled_ran
 # %% ../nbs/07a_task.ipynb #511735ba
 class Scorer(Protocol):
     """Anything with `score`. A scorer may have `max_history`, the number of recent items that it
-    reads (default: the task's), and `notes`, a small dict that goes into its stage's manifest."""
+    reads (default: the task's), and `notes`, a small dict that goes into its stage's manifest.
+    Its `score` may take a third argument, `workspace`, a dict in which it keeps memory for the
+    next call; the scores then hold until that call, and may be changed."""
 
     def score(
         self,
@@ -214,7 +216,7 @@ class Method:
         "Learn from the task's training part. `folder`: where checkpoints and curves may go."
         raise NotImplementedError(f"{type(self).__name__} has no fit")
 
-    def save(self, scorer: Scorer, folder) -> None:
+    def save(self, scorer, folder) -> None:
         "Write a scorer into a folder, as safetensors, npy, parquet or json."
         raise NotImplementedError(f"{type(self).__name__} has no save, which the stages need")
 

@@ -77,12 +77,12 @@ class ModelScorer:
         self.max_history = model.settings.max_length
         self.keys = {}
 
-    def score(self, histories: Tensor, domain: int) -> Tensor:
+    def score(self, histories: Tensor, domain: int, workspace: dict = None) -> Tensor:
         "The model's score of each item of a domain after each history."
         with torch.inference_mode():
             if domain not in self.keys:
                 self.keys[domain] = self.model.keys(self.model.candidates(domain), domain)
-            return self.model.scores(histories, domain, self.keys[domain])
+            return self.model.scores(histories, domain, self.keys[domain], workspace)
 
 # %% ../nbs/08_train.ipynb #8761a467
 def save_checkpoint(

@@ -6,19 +6,24 @@ import torch
 from llm_emf.core import set_seed
 from llm_emf.data import shop_dataset
 from llm_emf.export import UserEncoder, user_vectors
+from llm_emf.hybrid import Hybrid, HybridSettings
 from llm_emf.model import LLMEMF, ModelSettings
 from llm_emf.recommend import Recommender
 from llm_emf.shop import ShopSettings
 from llm_emf.train import ModelScorer
 
 
-@pytest.fixture(scope="module")
-def recommender():
+@pytest.fixture(scope="module", params=["llm-emf", "hybrid"])
+def recommender(request):
     data, _ = shop_dataset(ShopSettings(users=50))
     set_seed(0)
     rng = np.random.default_rng(0)
     vectors = {m: rng.standard_normal((data.n_items + 1, 12), np.float32) for m in ("img", "tex")}
-    model = LLMEMF(ModelSettings(d=8, hidden=16, layers=1), data.n_items, data.n_x, vectors)
+    if request.param == "hybrid":
+        settings, titles = HybridSettings(d=8, hidden=16, layers=1), data.items["title"].tolist()
+        model = Hybrid(settings, data.n_items, data.n_x, titles, vectors)
+    else:
+        model = LLMEMF(ModelSettings(d=8, hidden=16, layers=1), data.n_items, data.n_x, vectors)
     return Recommender(ModelScorer(model), data)
 
 

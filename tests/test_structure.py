@@ -134,7 +134,7 @@ def wheel(tmp_path_factory):
 def test_wheel_brings_what_it_needs_and_is_small(wheel):
     names = zipfile.ZipFile(wheel).namelist()
     for needed in ("core.py", "assets/llm-emf-small.safetensors", "assets/shop_smollm2.parquet",
-                   "notebooks/08_train.ipynb"):
+                   "notebooks/08_train.ipynb", "py.typed", "recommend.pyi"):
         assert f"llm_emf/{needed}" in names, needed
     assert wheel.stat().st_size < 25e6
 
