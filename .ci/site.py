@@ -7,6 +7,7 @@ import sys
 from html import unescape
 from pathlib import Path
 
+from api import api_page
 from latex2mathml.converter import convert
 from nbdev.config import get_config
 from nbdev.serve import proc_nbs
@@ -87,6 +88,8 @@ def main() -> None:
     proc_nbs(n_workers=1)
     shutil.copy(ROOT/"_quarto.yml", PROC)
     fix_sources()
+    pages = {module: page.removesuffix(".html") for module, page in page_names().items()}
+    (PROC/"guides"/"api.qmd").write_text(api_page(pages), encoding="utf-8")
     if shutil.which("quarto"):
         subprocess.run(["quarto", "render", PROC, "--no-execute"], check=True)
     else:
