@@ -30,13 +30,13 @@ def into_nbs(text: str) -> str:
     return re.sub(r"\]\(((?:guides/|images/)?\w+\.(?:ipynb|svg))", r"](nbs/\1", text)
 
 
-def main() -> None:
+def make() -> str:
+    "The text of the README."
     cells = json.loads((ROOT/"nbs"/"index.ipynb").read_text(encoding="utf-8"))["cells"]
     parts = [textwrap.dedent(part).strip() for cell in cells for part in shown(cell)]
-    text = "\n\n".join(part for part in parts if part) + "\n"
-    (ROOT/"README.md").write_text(into_nbs(text), encoding="utf-8")
-    print("README.md is made from nbs/index.ipynb")
+    return into_nbs("\n\n".join(part for part in parts if part) + "\n")
 
 
 if __name__ == "__main__":
-    main()
+    (ROOT/"README.md").write_text(make(), encoding="utf-8")
+    print("README.md is made from nbs/index.ipynb")

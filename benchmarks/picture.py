@@ -33,9 +33,10 @@ def title(panels: dict) -> str:
     if first != {"hybrid-rerank"}:
         return f"MRR, full ranking: first are {' and '.join(sorted(first))}"
     behind = real["llm-emf"] < real["item-knn-text"]
-    return ("Real purchases: our hybrid-rerank is first; LLM-EMF is "
-            + ("behind an item-kNN with text" if behind else "above an item-kNN with text")
-            + " on one of two sets" * (behind and anchor["llm-emf"] > anchor["item-knn-text"]))
+    above = anchor["llm-emf"] > anchor["item-knn-text"]
+    where = {(True, True): "behind item-kNN with text on one of them",
+             (True, False): "behind item-kNN with text"}.get((behind, above), "second")
+    return f"On both sets our hybrid-rerank is first;\nLLM-EMF is {where}"
 
 
 def draw() -> None:
@@ -43,19 +44,20 @@ def draw() -> None:
     panels = figures()
     with plt.rc_context({"svg.fonttype": "none", "svg.hashsalt": "llm-emf", "font.size": 9,
                          "font.family": "sans-serif", "text.color": INK, "axes.edgecolor": INK,
-                         "axes.labelcolor": INK, "xtick.color": INK, "ytick.color": INK}):
-        fig, axes = plt.subplots(1, 2, figsize=(8.6, 2.9), layout="constrained")
+                         "xtick.color": INK, "ytick.color": INK}):
+        fig, axes = plt.subplots(2, 1, figsize=(6.2, 4.5), layout="constrained")
         for ax, (panel, found) in zip(axes, panels.items()):
             colours = [OURS if m.startswith("hybrid") else PAPER if m == "llm-emf" else OTHER
                        for m in found]
             ax.barh(list(found), list(found.values()), color=colours)
             for y, value in enumerate(found.values()):
-                ax.text(value, y, f" {value:.2f}", va="center", fontsize=8)
-            ax.set(title=panel, xlabel="MRR, full ranking, %", xlim=(0, 1.15*max(found.values())))
-            ax.title.set_fontsize(9)
+                ax.annotate(f"{value:.2f}", (value, y), (4, 0), textcoords="offset points",
+                            va="center")
+            ax.set(xlim=(0, 1.12 * max(found.values())), xticks=[])
+            ax.set_title(f"{panel}; MRR, %", fontsize=9, loc="left")
             ax.invert_yaxis()
-            ax.spines[["top", "right"]].set_visible(False)
-        fig.suptitle(title(panels), fontsize=10, fontweight="bold")
+            ax.spines[["top", "right", "bottom"]].set_visible(False)
+        fig.suptitle(title(panels), fontsize=10, fontweight="bold", x=.02, ha="left")
         PICTURE.parent.mkdir(exist_ok=True)
         fig.savefig(PICTURE, transparent=True, metadata={"Date": None})
     text = PICTURE.read_text(encoding="utf-8")
