@@ -65,6 +65,16 @@ def fix_pages() -> None:
         path.write_text(text, encoding="utf-8")
 
 
+def fix_styles() -> None:
+    "The themes of Bootswatch ask for fonts of Google's; the system's are used instead."
+    for path in sorted(OUT.rglob("*.css")):
+        text = path.read_text(encoding="utf-8")
+        fixed = re.sub(r"""@import\s+(url\(["']?https?:[^)]*\)|["']https?:[^"']*["'])[^;]*;""",
+                       "", text)
+        if fixed != text:
+            path.write_text(fixed, encoding="utf-8")
+
+
 def fix_anchors() -> None:
     "A link to a heading that is not there goes to its class, or to the top of its page."
     pages = {p: p.read_text(encoding="utf-8") for p in sorted(OUT.rglob("*.html"))}
@@ -95,6 +105,7 @@ def main() -> None:
     else:
         subprocess.run([Path(sys.executable).parent/"smalldocs", "render", PROC], check=True)
         fix_pages()
+    fix_styles()
     fix_anchors()
     print(f"The site: {OUT.relative_to(ROOT)}/index.html")
 

@@ -87,6 +87,10 @@ def test_nothing_is_loaded_from_elsewhere(site):
             at = local(page, source)
             assert at is not None, f"{page.name} loads {source}"
             assert at[0].exists(), f"{page.name}: {source} is missing"
+    for style in (ROOT/"_docs").rglob("*.css"):
+        found = re.findall(r"(?:@import|url\()\s*[\"']?(?:url\()?[\"']?(https?:[^)\"';]*)",
+                           style.read_text(encoding="utf-8"))
+        assert not found, f"{style.name} loads {found[0]}"
 
 
 def test_formulas_are_rendered(site):
