@@ -75,6 +75,8 @@ quality: $(READY)
 
 readme: $(READY)
 	@$(BIN)/python benchmarks/picture.py
+	@cd nbs && TQDM_DISABLE=1 ../$(BIN)/jupyter-nbconvert --to notebook --execute --inplace --log-level ERROR index.ipynb guides/measured.ipynb
+	@$(BIN)/nbdev_clean
 	@$(BIN)/python .ci/readme.py
 
 clean:
