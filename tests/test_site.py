@@ -147,7 +147,8 @@ SEEN = """(() => {
   const all = q => [...document.querySelectorAll(q)], box = e => e.getBoundingClientRect();
   const open = all('math').filter(e => e.offsetParent !== null || e.getClientRects().length);
   return JSON.stringify({
-    pictures: all('main img').filter(e => !e.complete || !e.naturalWidth).map(e => e.src.slice(0, 80)),
+    pictures: all('main img').filter(e => !e.complete || !e.naturalWidth)
+                             .map(e => e.src.slice(0, 80)),
     equations: open.filter(e => !box(e).height).length,
     raw: /\\$\\$|\\\\frac|\\\\mathrm/.test(all('main p').map(e => e.textContent).join(' ')),
     wide: document.documentElement.scrollWidth - window.innerWidth,
