@@ -17,7 +17,7 @@ help:
 	@echo "make rectools    our SASRec and BERT4Rec against RecTools', in an environment of its own"
 	@echo "make anchor      every method on ABXI's public data, hours; killed, it goes on where it was"
 	@echo "make quality     the quality studies, hours; killed, they go on where they were"
-	@echo "make readme      README.md from nbs/index.ipynb"
+	@echo "make readme      README.md and its picture, from nbs/index.ipynb and benchmarks/results/"
 	@echo "make clean       remove the environment and what was built; runs/ stays"
 
 $(READY): constraints.txt settings.ini setup.py
@@ -75,8 +75,10 @@ quality: $(READY)
 	@for d in shop food-kitchen; do echo "== quality on $$d"; $(BIN)/python benchmarks/quality.py $$d || exit 1; done
 
 readme: $(READY)
-	@$(BIN)/jupyter-nbconvert --to markdown --TemplateExporter.exclude_output=True --log-level ERROR --stdout nbs/index.ipynb | sed -E 's#\]\(((guides/)?[0-9a-z_]*\.ipynb)\)#](nbs/\1)#g' > README.md
-	@echo "README.md is made from nbs/index.ipynb"
+	@$(BIN)/python benchmarks/picture.py
+	@cd nbs && TQDM_DISABLE=1 ../$(BIN)/jupyter-nbconvert --to notebook --execute --inplace --log-level ERROR index.ipynb guides/measured.ipynb
+	@$(BIN)/nbdev_clean
+	@$(BIN)/python .ci/readme.py
 
 clean:
 	rm -rf .venv _proc _docs build dist *.egg-info

@@ -7,6 +7,7 @@ import sys
 from html import unescape
 from pathlib import Path
 
+from api import api_page
 from latex2mathml.converter import convert
 from nbdev.config import get_config
 from nbdev.serve import proc_nbs
@@ -64,6 +65,16 @@ def fix_pages() -> None:
         path.write_text(text, encoding="utf-8")
 
 
+def fix_styles() -> None:
+    "The themes of Bootswatch ask for fonts of Google's; the system's are used instead."
+    for path in sorted(OUT.rglob("*.css")):
+        text = path.read_text(encoding="utf-8")
+        fixed = re.sub(r"""@import\s+(url\(["']?https?:[^)]*\)|["']https?:[^"']*["'])[^;]*;""",
+                       "", text)
+        if fixed != text:
+            path.write_text(fixed, encoding="utf-8")
+
+
 def fix_anchors() -> None:
     "A link to a heading that is not there goes to its class, or to the top of its page."
     pages = {p: p.read_text(encoding="utf-8") for p in sorted(OUT.rglob("*.html"))}
@@ -87,11 +98,14 @@ def main() -> None:
     proc_nbs(n_workers=1)
     shutil.copy(ROOT/"_quarto.yml", PROC)
     fix_sources()
+    pages = {module: page.removesuffix(".html") for module, page in page_names().items()}
+    (PROC/"guides"/"api.qmd").write_text(api_page(pages), encoding="utf-8")
     if shutil.which("quarto"):
         subprocess.run(["quarto", "render", PROC, "--no-execute"], check=True)
     else:
         subprocess.run([Path(sys.executable).parent/"smalldocs", "render", PROC], check=True)
         fix_pages()
+    fix_styles()
     fix_anchors()
     print(f"The site: {OUT.relative_to(ROOT)}/index.html")
 

@@ -1,12 +1,17 @@
 "The site: built without Quarto, complete without a network, with the code that readers come for."
+import functools
+import http.server
+import json
 import re
 import subprocess
 import sys
+import threading
 from html.parser import HTMLParser
 from pathlib import Path
 from urllib.parse import unquote, urlparse
 
 import pytest
+from browser import CHROMIUM, Browser
 
 ROOT = Path(__file__).parent.parent
 SHOWN = { # page → what its code must show
@@ -82,6 +87,10 @@ def test_nothing_is_loaded_from_elsewhere(site):
             at = local(page, source)
             assert at is not None, f"{page.name} loads {source}"
             assert at[0].exists(), f"{page.name}: {source} is missing"
+    for style in (ROOT/"_docs").rglob("*.css"):
+        found = re.findall(r"(?:@import|url\()\s*[\"']?(?:url\()?[\"']?(https?:[^)\"';]*)",
+                           style.read_text(encoding="utf-8"))
+        assert not found, f"{style.name} loads {found[0]}"
 
 
 def test_formulas_are_rendered(site):
@@ -99,3 +108,97 @@ def test_code_is_visible(site, name):
     code = re.sub(r"<[^>]+>", "", " ".join(re.findall(r"<pre.*?</pre>", text, flags=re.S)))
     for word in SHOWN[name]:
         assert word in code, f"{name} does not show {word}"
+
+
+def test_the_api_index_lists_every_public_function_and_class(site):
+    text = (ROOT/"_docs"/"guides"/"api.html").read_text(encoding="utf-8")
+    for path in sorted((ROOT/"llm_emf").glob("[a-z]*.py")):
+        source = path.read_text(encoding="utf-8")
+        for name in re.findall(r"^(?:def|class) ([A-Za-z]\w*)", source, flags=re.M):
+            listed = re.search(r"__all__ = \[.*?\]", source, flags=re.S)
+            if listed and f"'{name}'" in listed[0]:
+                assert f">{name}<" in text, f"{path.stem}.{name}"
+
+
+# in a real browser, without a network
+
+@pytest.fixture(scope="module")
+def address(site):
+    class Quiet(http.server.SimpleHTTPRequestHandler):
+        def log_message(self, *args):
+            pass
+    handler = functools.partial(Quiet, directory=ROOT/"_docs")
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_port}"
+    server.shutdown()
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory):
+    if not CHROMIUM:
+        pytest.skip("Chromium is not installed")
+    browser = Browser(tmp_path_factory.mktemp("profile"), offline=True)
+    yield browser
+    browser.close()
+
+
+SEEN = """(() => {
+  const all = q => [...document.querySelectorAll(q)], box = e => e.getBoundingClientRect();
+  const open = all('math').filter(e => e.offsetParent !== null || e.getClientRects().length);
+  return JSON.stringify({
+    pictures: all('main img').filter(e => !e.complete || !e.naturalWidth)
+                             .map(e => e.src.slice(0, 80)),
+    equations: open.filter(e => !box(e).height).length,
+    raw: /\\$\\$|\\\\frac|\\\\mathrm/.test(all('main p').map(e => e.textContent).join(' ')),
+    wide: document.documentElement.scrollWidth - window.innerWidth,
+    tables: all('main table').filter(e => box(e).right > window.innerWidth + 1).length})
+})()"""
+
+
+def look(browser, url): # what is wrong with a page
+    browser.complaints.clear()
+    browser.open(url)
+    found = json.loads(browser.js(SEEN))
+    wrong = {"complaints": browser.complaints[:3], "pictures": found["pictures"][:3],
+             "equations without height": found["equations"], "raw formulas": found["raw"],
+             "wider than the screen": max(0, found["wide"]), "wide tables": found["tables"]}
+    return {what: value for what, value in wrong.items() if value}
+
+
+FEW = ["index", "06_model", "guides/own_data", "guides/measured", "11_report"]
+EVERY = pytest.param(None, marks=pytest.mark.slow, id="every page")
+
+
+@pytest.mark.parametrize("pages", [pytest.param(FEW, id="five pages"), EVERY])
+@pytest.mark.parametrize("width", [1280, 390])
+def test_pages_are_whole_in_a_browser(site, address, browser, width, pages, tmp_path):
+    browser.size(width, 844)
+    pages = pages or [p.relative_to(ROOT/"_docs").with_suffix("").as_posix() for p in site]
+    wrong = {page: found for page in pages if (found := look(browser, f"{address}/{page}.html"))}
+    assert not wrong, wrong
+    browser.screenshot(tmp_path/"page.png")
+    assert (tmp_path/"page.png").stat().st_size > 10_000
+
+
+@pytest.mark.parametrize("asked, leads_to", [("full_rank", "07_metrics.html"),
+                                             ("split_sequences", "06_model.html")])
+def test_search_finds_a_function(address, browser, asked, leads_to):
+    browser.size(1280, 900)
+    browser.open(f"{address}/index.html")
+    browser.js("document.querySelector('.smalldocs-search input').focus()")
+    browser.call("Input.insertText", text=asked)
+    links = "[...document.querySelectorAll('.search-result')].map(a => a.href).join(' ')"
+    assert leads_to in browser.wait(links)
+
+
+def test_dark_mode_can_be_chosen_and_stays(address, browser):
+    browser.size(1280, 900)
+    browser.open(f"{address}/index.html")
+    ground = "getComputedStyle(document.body).backgroundColor"
+    light = browser.js(ground)
+    browser.js("document.querySelector('.quarto-color-scheme-toggle').click()")
+    dark = browser.wait(f"{ground} != {json.dumps(light)} && {ground}")
+    browser.open(f"{address}/06_model.html")
+    assert browser.js(ground) == dark
+    browser.js("document.querySelector('.quarto-color-scheme-toggle').click()")

@@ -123,6 +123,21 @@ def test_every_notebook_is_a_page_of_the_site(path):
     assert re.search(rf"(?<![\w/]){re.escape(page)}", sidebar), f"{page} is missing in _quarto.yml"
 
 
+def test_the_citation_has_the_version_of_the_package():
+    import llm_emf
+    citation = (ROOT/"CITATION.cff").read_text(encoding="utf-8")
+    assert f"\nversion: {llm_emf.__version__}\n" in citation
+    assert "132228" in citation and citation.count("family-names") == 8
+
+
+def test_no_address_is_a_placeholder():
+    listed = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True).stdout
+    pages = [p for p in listed.splitlines() if p.startswith(("nbs/", ".github/"))]
+    for name in ["settings.ini", "CITATION.cff", "README.md", "CONTRIBUTING.md", *pages]:
+        text = (ROOT/name).read_bytes()
+        assert not re.search(rb"maintainers@|your-?(name|org|user)/", text), name
+
+
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory):
     out = tmp_path_factory.mktemp("wheel")
