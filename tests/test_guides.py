@@ -161,5 +161,6 @@ def test_readme_and_guides_in_an_empty_environment(tmp_path):
         folder.mkdir()
         (folder/"pasted.py").write_text(code, encoding="utf-8")
         done = subprocess.run([venv/"bin"/"python", "pasted.py"], cwd=folder, text=True,
-                              capture_output=True, env={"MPLBACKEND": "Agg", "PATH": "/usr/bin"})
+                              capture_output=True, env={"MPLBACKEND": "Agg", "PATH": "/usr/bin",
+                                   "OMP_NUM_THREADS": "1"})
         assert done.returncode == 0, (page, done.stderr[-2000:])
