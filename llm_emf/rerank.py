@@ -4,12 +4,11 @@
 
 # %% auto #0
 __all__ = ['CLUES', 'HYBRID_RERANK', 'similarity_of', 'repeats', 'clues', 'RerankSettings', 'SecondLook', 'train_look',
-           'RerankScorer', 'held_back', 'collect', 'cross_fit', 'HybridRerankSettings', 'HybridRerank']
+           'RerankScorer', 'collect', 'cross_fit', 'HybridRerankSettings', 'HybridRerank']
 
 # %% ../nbs/09g_rerank.ipynb #2aaf768f
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
-from shutil import rmtree
 
 import numpy as np
 import torch
@@ -18,7 +17,7 @@ from fastcore.basics import patch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from .blend import BlendScorer, last_item_count
+from .blend import last_item_count
 from .core import check_fields, derive, pick_device, progress, read_json, set_seed
 from .core import with_words, write_json
 from .data import Ranges
@@ -85,7 +84,6 @@ class RerankSettings:
     "How the second stage is made. Raises `InputError` for a value out of its range."
     top: int = 100 # candidates that are looked at again, ≥ 2
     cases: int = 50_000 # valid users that it is trained on, at most; a fixed random sample
-    hold_back: bool = True # practise on a blend without every second user's last purchase
     folds: int = 4 # networks, ≥ 2; each is trained without one part of the users and judged on it
     width: int = 32 # of the hidden layers, ≥ 1
     rounds: int = 20 # epochs of the network, ≥ 1
@@ -157,19 +155,6 @@ class RerankScorer:
         old = mix.gather(1, place)
         low = old.amin(1, keepdim=True)
         return mix.scatter(1, place, low + (old.sum(1, keepdim=True) - old.shape[1] * low) * chance)
-
-# %% ../nbs/09g_rerank.ipynb #a368a272
-def held_back(
-    task: Task,
-) -> Task: # the same object if nothing can be held back
-    "The task without the last training purchase of every second valid user."
-    valid, train = task.split["valid"], task.split["train"]
-    ends = (valid.stop - 1)[::2][valid.length[::2] > 1]
-    cut = np.isin(train.stop, ends) & (train.length > 1)
-    if not cut.any():
-        return task
-    split = task.split | {"train": Ranges(train.user, train.start, train.stop - cut)}
-    return replace(task, split=split)
 
 # %% ../nbs/09g_rerank.ipynb #9f452d54
 def collect(
@@ -252,37 +237,11 @@ class HybridRerank(Method):
         return self.blend.reads(settings.blend)
 
     def fit(self, task: Task, settings=None, folder=None, device="auto") -> RerankScorer:
-        "Fit the blend, a second one for practice, and on that the networks."
+        "Fit the blend, then the second stage on valid users."
         s, device = settings or self.default_settings(task), pick_device(device)
         blend = self.blend.fit(task, s.blend, folder, device)
-        practice = held_back(task) if s.rerank.hold_back else task
-        easy = blend
-        if practice is not task:
-            easy = self.practise(practice, blend, s.blend, folder, device)
-        scorer = RerankScorer(easy, [], s.rerank.top, task.exclude_seen, dict(blend.notes))
-        scorer.learn(task, s.rerank, device).blend = blend
-        return scorer
-
-# %% ../nbs/09g_rerank.ipynb #fd5eab6c
-@patch
-def practise(
-    self: HybridRerank,
-    task: Task, # with purchases held back
-    blend: BlendScorer, # the real one, whose weights and neighbours' settings are taken over
-    settings, # `BlendSettings`
-    folder, device,
-) -> BlendScorer:
-    "A blend fitted on less; its checkpoints are in a folder `practice` until it is done."
-    known = {k: v for k, v in blend.scorers[1].notes.items() if hasattr(settings.memory, k)}
-    memory = replace(settings.memory, **known | {"trials": 0})
-    place = Path(folder)/"practice" if folder else None
-    if place:
-        place.mkdir(exist_ok=True)
-    scorers = self.blend.fit_parts(task, replace(settings, memory=memory), place, device)
-    about = blend.about() | {"notes": {}}
-    found = BlendScorer(scorers, **about)
-    found.count = blend.count # an item whose purchases are held back is no new item
-    return found
+        scorer = RerankScorer(blend, [], s.rerank.top, task.exclude_seen, dict(blend.notes))
+        return scorer.learn(task, s.rerank, device)
 
 # %% ../nbs/09g_rerank.ipynb #58743e18
 @patch
@@ -299,7 +258,6 @@ def change(self: HybridRerank, settings: HybridRerankSettings, words: str):
 def save(self: HybridRerank, scorer: RerankScorer, folder) -> None:
     "Write the blend, the networks and what they need."
     self.blend.save(scorer.blend, folder)
-    rmtree(Path(folder)/"practice", ignore_errors=True)
     weights = {f"{k}.{name}": v.cpu().contiguous() for k, net in enumerate(scorer.networks)
                for name, v in net.state_dict().items()}
     width = scorer.networks[0].layers[0].out_features if scorer.networks else 0
