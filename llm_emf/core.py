@@ -442,7 +442,8 @@ def _begin(partial, key): # the partial folder, as a kill left it or empty
     if partial.exists() and not _begun_under(partial, key):
         shutil.rmtree(partial)
     partial.mkdir(exist_ok=True)
-    for half_written in partial.rglob("*.aside"):
+    # ours, and those of safetensors, which writes .tmp… and renames it
+    for half_written in [*partial.rglob("*.aside"), *partial.rglob(".tmp??????")]:
         half_written.unlink()
     write_json(partial/".started.json", key)
 

@@ -298,3 +298,17 @@ def test_titles_encoded_for_other_methods_do_no_harm(here, encoded_run, tmp_path
     passes(here, "encode", "--text", "title", "--out", run)
     code, said, _ = here(*EVALUATE, "--out", run)
     assert code == 0 and "evaluate-llm-emf: done before, skipped" in said
+
+
+def test_half_written_files_of_a_killed_process_are_removed(tmp_path):
+    "Ours and those of safetensors (found by a kill in the middle of a checkpoint)."
+    run = open_run(tmp_path/"run", "shop", "smoke", 0, "cpu")
+
+    def killed(folder):
+        for name in (".tmpPW03SX", ".x.json.1.aside", "checkpoint"):
+            (folder/name).write_text("half")
+        raise KeyboardInterrupt
+    with pytest.raises(KeyboardInterrupt):
+        run_stage(run, "s", killed, {})
+    found = run_stage(run, "s", lambda folder: None, {})
+    assert {f.name for f in found.iterdir()} - {".started.json"} == {"checkpoint", "manifest.json"}
