@@ -170,11 +170,12 @@ def collect(
         for b in progress(blocks, f"candidates {task.dataset.domains[domain]}", unit="block"):
             h = task.histories(cases, b.rows, scorer.max_history).to(device)
             parts, mix, place = scorer.first(h, domain)
-            x = clues(scorer.blend, h, domain, parts, mix, place, bought[b.rows])
             hit = place == torch.from_numpy(b.column).to(place.device)[:, None]
-            x, answer = x[hit.any(1)].cpu(), hit.long().argmax(1)[hit.any(1)].cpu()
+            row, answer = hit.nonzero(as_tuple=True) # one a case at most
+            x = clues(scorer.blend, h[row], domain, [part[row] for part in parts], mix[row],
+                      place[row], bought[b.rows[row.cpu()]]).cpu()
             short = scorer.top - x.shape[1] # a domain of fewer items
-            found.append((F.pad(x, (0, 0, 0, short), value=-99.), answer))
+            found.append((F.pad(x, (0, 0, 0, short), value=-99.), answer.cpu()))
     return tuple(torch.cat(part) for part in zip(*found))
 
 # %% ../nbs/09g_rerank.ipynb #c1e66ae9
