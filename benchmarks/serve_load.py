@@ -24,16 +24,21 @@ from common import finish
 SECONDS, CLIENTS = float(os.environ.get("LLM_EMF_SECONDS", "60")), 16
 SERVER = """
 import sys
+import numpy as np
 from common import load_data, random_features
 from llm_emf.core import set_seed
+from llm_emf.features import Features
 from llm_emf.model import LLMEMF, ModelSettings
 from llm_emf.recommend import Recommender
 from llm_emf.share import SharedRecommender
 from llm_emf.train import ModelScorer
 data, _ = load_data()
 set_seed(0)
-model = LLMEMF(ModelSettings(d=64), data.n_items, data.n_x, random_features(data))
-SharedRecommender(ModelScorer(model), data, method="no-images").save_pretrained(sys.argv[1])
+vectors = {name: v.numpy() for name, v in random_features(data).items()}
+has = {name: np.ones(len(v), bool) for name, v in vectors.items()}
+model = LLMEMF(ModelSettings(d=64), data.n_items, data.n_x, vectors)
+SharedRecommender(ModelScorer(model), data, method="no-images",
+                  features=Features(vectors, has)).save_pretrained(sys.argv[1])
 """
 
 

@@ -56,7 +56,7 @@ def ours() -> float:
     count = iter(range(10**9))
     def step(rows):
         items = pad(data, ranges.start[rows], ranges.stop[rows], LENGTH)
-        negatives = draw_step_negatives(data.n_items, data.n_x, 2048, 0, 0, next(count), "cpu")
+        negatives = draw_step_negatives(data.n_items, data.n_x, 2048, 0, 0, next(count))
         loss, n = model(items, negatives)
         update(optimiser, loss / n)
         return int(n)

@@ -13,12 +13,12 @@ from common import finish, load_data, peak_gib
 
 from llm_emf.export import VectorIndex, index_recall, item_vectors, user_vectors
 from llm_emf.methods import find_method
-from llm_emf.task import Task
+from llm_emf.task import make_task
 
 USERS, K = int(os.environ.get("LLM_EMF_USERS", "2000")), 10
 
-data, split = load_data()
-task = Task(data, split)
+data, _ = load_data()
+task = make_task(data, "leave-one-out")
 method = find_method("id-three-sequences")
 words = os.environ.get("LLM_EMF_WORDS", "epochs=2 valid_cases=500")
 scorer = method.fit(task, method.change(method.default_settings(task), words), device="cpu")
@@ -42,7 +42,7 @@ def exact(u, v): # (users, K) rows
     return torch.cat(best).numpy()
 
 
-cases = split["test"].take(slice(0, USERS))
+cases = task.split["test"].take(slice(0, USERS))
 for domain, name in enumerate(data.domains):
     items = item_vectors(model, domain)
     parts = [task.histories(cases, np.arange(s, min(s + 128, USERS)), 50)

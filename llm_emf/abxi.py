@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from fastcore.basics import patch
 from torch import Tensor, nn
 
+from .attention import send
 from .core import check_fields
 from .model import Moments, check_heads, final_moments, last_items
 from .model import probabilities, training_moments
@@ -107,8 +108,8 @@ def encode(
     "The shared encoder with one sequence's adapter."
     length, n = items.shape[1], (items > 0).sum(1, keepdim=True)
     age = (n - 1 - torch.arange(length, device=items.device)).clamp(min=0)
-    x = self._drop(self.vectors(items) + self.position[age])
-    later = torch.ones(length, length, dtype=torch.bool, device=items.device).triu(1)
+    x = self._drop(self.vectors(items) + self.position[send(age, self.position)])
+    later = torch.ones(length, length, dtype=torch.bool, device=x.device).triu(1)
     a, _ = self.attention(x, x, x, attn_mask=later, is_causal=True, need_weights=False)
     a = self.norm(x + self._drop(a))
     change = self._drop(self.feed_forward(a)) + self._drop(self.adapters[sequence](a))
@@ -142,16 +143,18 @@ def states(
     moments: Moments, # n of them
 ) -> Tensor: # (n, d) of length 1
     "The state that predicts each moment's target."
-    merged = self.encode(items, 2)[moments.row, moments.read - 1]
+    merged = self.encode(items, 2)
+    merged = merged[send(moments.row, merged), send(moments.read - 1, merged)]
     z = torch.empty_like(merged)
     for domain in (0, 1):
         at = torch.nonzero(moments.domain == domain)[:, 0]
         here = (items > 0) & ((items > self.n_x) == bool(domain))
         count = here.cumsum(1)[moments.row[at], moments.read[at] - 1]
         h = self.encode(one_domain(items, here), domain)
-        own = h[moments.row[at], (count - 1).clamp(min=0)]
-        z[at] = self.project(merged[at], own, count > 0, domain)
-    return z * (moments.read > 0)[:, None] # 0 after an empty history
+        own = h[send(moments.row[at], h), send((count - 1).clamp(min=0), h)]
+        at = send(at, z)
+        z[at] = self.project(merged[at], own, send(count > 0, z), domain)
+    return z * send(moments.read > 0, z)[:, None] # 0 after an empty history
 
 # %% ../nbs/09c_abxi.ipynb #c50ed35c
 def without_last(

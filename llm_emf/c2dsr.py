@@ -19,7 +19,7 @@ from fastcore.basics import patch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from .attention import EncoderBank, make_layout
+from .attention import EncoderBank, make_layout, send
 from .core import check_fields, pick_device
 from .data import flat_positions
 from .model import Moments, check_heads, final_moments, last_items
@@ -300,6 +300,7 @@ def forward(
     negatives=None, # item ids drawn from X and from Y; None for the full softmax
 ) -> tuple: # summed loss; number of targets
     "The training loss: every item after a row's first is predicted."
+    items = send(items, self.graph.start) # what follows waits for the device at several places
     moments, states = training_moments(items, self.n_x), self.encode(items)
     merged, total, known = self.joined(items, states, moments)
     h = F.normalize(torch.cat([merged, total[known]]), dim=-1)
@@ -309,7 +310,7 @@ def forward(
     if contrast:
         agreement = self.infomax(items, self.corrupt(items), states)
         loss = (1 - contrast) * loss + contrast * n * agreement
-    return loss, torch.tensor(n, device=items.device)
+    return loss, torch.tensor(n)
 
 # %% ../nbs/09d_c2dsr.ipynb #940c27d8
 @dataclass(frozen=True)

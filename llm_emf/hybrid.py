@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from fastcore.basics import patch
 from torch import Tensor, nn
 
-from .attention import EncoderBank, make_layout
+from .attention import EncoderBank, make_layout, send
 from .blend import Blend
 from .core import InputError, check_fields
 from .data import train_count
@@ -135,7 +135,7 @@ def vectors(
     item_ids: Tensor, # (…)
 ) -> Tensor: # (…, d)
     "v of the equation."
-    ids, total = item_ids.reshape(-1), 0
+    ids, total = send(item_ids.reshape(-1), self.has_id), 0
     if "id" in self.modalities:
         total = total + self.id_embedding(torch.where(self.has_id[ids], ids, 0))
     if "words" in self.modalities:
@@ -158,15 +158,16 @@ def states(self: Hybrid, items: Tensor) -> Tensor: # (tokens, d) of length 1, pa
     "The state after each item of each row."
     present = items > 0
     x = self.settings.d ** 0.5 * self.vectors(items[present])
-    return F.normalize(self.encoder(x[None], make_layout(present))[0], dim=-1)
+    return F.normalize(self.encoder(x[None], make_layout(present, x))[0], dim=-1)
 
 # %% ../nbs/09f_hybrid.ipynb #52b0846f
 @patch
 def forward(self: Hybrid, items: Tensor, negatives=None) -> tuple: # summed loss; number of targets
     "The training loss: every item after a row's first is predicted."
     moments = training_moments(items, self.n_x)
-    states = self.states(items)[last_token(items > 0, moments)]
-    return self.loss(states, moments.target, negatives)
+    states = self.states(items)
+    last = send(last_token(items > 0, moments), states)
+    return self.loss(states[last], moments.target, negatives)
 
 # %% ../nbs/09f_hybrid.ipynb #95da5e75
 @patch

@@ -19,7 +19,7 @@ from fastcore.basics import patch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from .attention import EncoderBank, make_layout
+from .attention import EncoderBank, make_layout, send
 from .core import InputError, check_fields
 
 # %% ../nbs/06_model.ipynb #22598cb8
@@ -337,7 +337,7 @@ def fusion_weights(self: LLMEMF) -> Tensor: # (2, modalities)
 @patch
 def _unit(self: LLMEMF, item_ids: Tensor) -> Tensor: # (n,) → (modalities, n, d)
     "Unit-length item vectors."
-    raw = []
+    raw, item_ids = [], send(item_ids, self.available)
     for m in self.modalities:
         if m == "id":
             raw.append(self.id_embedding(item_ids))
@@ -359,7 +359,7 @@ def look_up(
 def _rows(known: tuple, item_ids: Tensor) -> Tensor: # (modalities, n, d)
     "The vectors of `item_ids` from the result of `look_up`."
     at = torch.searchsorted(known[0], item_ids)
-    return torch.stack([F.embedding(at, vectors) for vectors in known[1]])
+    return torch.stack([F.embedding(send(at, known[1]), vectors) for vectors in known[1]])
 
 # %% ../nbs/06_model.ipynb #7c806b76
 @patch
@@ -383,6 +383,7 @@ def embed(
 ) -> Tensor: # (modalities, tokens, d)
     "The embeddings of the items of a history."
     rows = _rows(known or self.look_up(item_ids), item_ids)
+    item_ids = send(item_ids, self.available)
     rows = self._fill_missing(rows, item_ids, unit=False)
     if "id" in self.modalities and self.settings.id_length == "free":
         rows[self.modalities.index("id")] = self.id_embedding(item_ids)
@@ -398,6 +399,7 @@ def keys(
 ) -> Tensor: # (n, modalities · d)
     "The keys of candidate items."
     rows = _rows(known, item_ids) if known else self._unit(item_ids)  # a domain has no doubles
+    item_ids = send(item_ids, self.available)
     weight = self.fusion_weights()[domain][:, None].expand(-1, len(item_ids))
     if self.settings.missing == "renormalise":
         weight = renormalised(weight, self.available[:, item_ids])
@@ -426,7 +428,8 @@ def encode(
     for name in self.sequences:
         tokens = embedded
         if name != "both":
-            tokens = embedded[:, present[name][present["both"]]]
+            at = torch.nonzero(present[name][present["both"]])[:, 0]
+            tokens = embedded.index_select(1, send(at, embedded))
         h = self._run(name, tokens, present[name])
         states[name] = F.normalize(h, dim=-1).transpose(0, 1).flatten(1)
     return states
@@ -434,8 +437,8 @@ def encode(
 @patch
 def _run(self: LLMEMF, name: str, tokens: Tensor, present: Tensor) -> Tensor: # as `tokens`
     if "one" not in self.encoders:
-        return self.encoders[name](tokens, make_layout(present))
-    layout = make_layout(present.repeat(len(tokens), 1)) # modalities as more rows
+        return self.encoders[name](tokens, make_layout(present, tokens))
+    layout = make_layout(present.repeat(len(tokens), 1), tokens) # modalities as more rows
     return self.encoders["one"](tokens.flatten(0, 1)[None], layout).view_as(tokens)
 
 # %% ../nbs/06_model.ipynb #0f06ef76
@@ -466,7 +469,7 @@ def queries(
         last = last_token(present[name], moments)
         for role, mine in self._roles(name, moments.domain, need_other):
             at = every[mine & (last >= 0)]
-            parts.append((states[last[at]], at, torch.full_like(at, role)))
+            parts.append((states[send(last[at], states)], at, torch.full_like(at, role)))
     return tuple(torch.cat(part) for part in zip(*parts))
 
 # %% ../nbs/06_model.ipynb #d44f0704
@@ -507,7 +510,8 @@ def sampled_log_likelihood(
     # few targets are among the negatives: the mask is made for them alone
     hit = torch.nonzero(torch.isin(target, negative))[:, 0]
     row, column = torch.nonzero(target[hit, None] == negative, as_tuple=True)
-    logits = logits.index_put_((hit[row], column), logits.new_tensor(-torch.inf))
+    at = send(hit[row], logits), send(column, logits)
+    logits = logits.index_put_(at, logits.new_full((), -torch.inf))
     return positive - torch.logaddexp(positive, logits.logsumexp(1) - log_nq)
 
 # %% ../nbs/06_model.ipynb #3c0efb7c
@@ -523,11 +527,12 @@ def _log_p(
     every = self.candidates(domain)
     if negatives is None:
         k = self.keys(every, domain)
-        return full_log_likelihood(q, k, target - every[0], self.settings.chunk)
+        row = send(target - (1 if domain == 0 else self.n_x + 1), q)
+        return full_log_likelihood(q, k, row, self.settings.chunk)
     negative = negatives[domain]
     unique, back = torch.unique(target, return_inverse=True)
     k = self.keys(torch.cat([unique, negative]), domain, known)
-    k_target, k_negative = k[:len(unique)][back], k[len(unique):]
+    k_target, k_negative = k[:len(unique)][send(back, k)], k[len(unique):]
     log_nq = math.log(len(negative) / len(every))
     return sampled_log_likelihood(q, k_target, k_negative, target, negative, log_nq)
 
@@ -547,14 +552,16 @@ def log_likelihoods(
     vectors, moment, role = self.queries(items, moments, need_other, known)
     vectors = vectors / self.log_temperature.exp()
     dtype = torch.promote_types(vectors.dtype, torch.float32)
-    out = torch.zeros(len(moments.row), 3, device=items.device, dtype=dtype)
-    there = torch.zeros_like(out, dtype=torch.bool)
+    out = torch.zeros(len(moments.row), 3, device=vectors.device, dtype=dtype)
+    there = torch.zeros(out.shape, dtype=torch.bool, device=items.device)
     for domain in (0, 1):
         at = torch.nonzero(moments.domain[moment] == domain)[:, 0]
         if len(at):
-            target = moments.target[moment[at]]
-            out[moment[at], role[at]] = self._log_p(vectors[at], target, domain, negatives, known)
-            there[moment[at], role[at]] = True
+            target, place = moments.target[moment[at]], (moment[at], role[at])
+            q = vectors[send(at, vectors)]
+            here = send(place[0], out), send(place[1], out)
+            out[here] = self._log_p(q, target, domain, negatives, known)
+            there[place] = True
     return out, there
 
 # %% ../nbs/06_model.ipynb #a218700f
@@ -575,7 +582,8 @@ def mixture_log_likelihood(
     weight: Tensor, # (n, 3), 0 where there is no state
 ) -> Tensor: # (at most n,): targets for which some sequence with weight has a state
     "The log of the weighted mean of P^s(target)."
-    known = weight.sum(1) > 0
+    known = send(torch.nonzero(weight.sum(1) > 0)[:, 0], ll)
+    weight = send(weight, ll)
     weighted = torch.where(weight > 0, ll + weight.clamp_min(1e-30).log(), -torch.inf)
     return weighted[known].logsumexp(1) - weight[known].sum(1).log()
 
@@ -592,8 +600,8 @@ def forward(
     weight = loss_weights(self.settings, moments.domain) * there
     if self.settings.loss == "mixture":
         mixture = mixture_log_likelihood(ll, weight)
-        return -mixture.sum(), torch.tensor(len(mixture), device=items.device)
-    return -(weight * ll).sum(), torch.tensor(len(moments.row), device=items.device)
+        return -mixture.sum(), torch.tensor(len(mixture))
+    return -(send(weight, ll) * ll).sum(), torch.tensor(len(moments.row))
 
 # %% ../nbs/06_model.ipynb #d0cb66a9
 def reused(

@@ -19,6 +19,7 @@ from fastcore.basics import patch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from .attention import send
 from .core import InputError, check_fields, derive, pick_device, read_json, set_seed
 from .core import write_json
 from .data import Ranges
@@ -296,12 +297,15 @@ class SequenceModel(nn.Module):
 
     def keys(self, item_ids: Tensor, domain: int = None) -> Tensor: # (…, d) of length 1
         "The vectors of items; the domain makes no difference."
-        return F.normalize(self.id_embedding(item_ids), dim=-1)
+        return F.normalize(self._ids(item_ids), dim=-1)
 
     def vectors(self, item_ids: Tensor) -> Tensor: # (…, d)
         "The vectors of items in a history, of length 1 or as long as they are."
-        return (self.id_embedding(item_ids) if self.settings.id_length == "free"
+        return (self._ids(item_ids) if self.settings.id_length == "free"
                 else self.keys(item_ids))
+
+    def _ids(self, item_ids: Tensor) -> Tensor: # (…, d)
+        return self.id_embedding(send(item_ids, self.id_embedding.weight))
 
     def describe(self, domains: tuple) -> dict:
         "What the training curve shows of the model."
@@ -312,7 +316,8 @@ class SequenceModel(nn.Module):
 def _log_p(self: SequenceModel, q: Tensor, target: Tensor, domain: int, negatives) -> Tensor:
     every = self.candidates(domain)
     if negatives is None:
-        return full_log_likelihood(q, self.keys(every), target - every[0], self.settings.chunk)
+        row = send(target - (1 if domain == 0 else self.n_x + 1), q)
+        return full_log_likelihood(q, self.keys(every), row, self.settings.chunk)
     negative = negatives[domain]
     log_nq = math.log(len(negative) / len(every))
     k_target, k_negative = self.keys(target), self.keys(negative)
@@ -330,8 +335,9 @@ def loss(
     for domain in (0, 1):
         at = torch.nonzero((target > self.n_x) == bool(domain))[:, 0]
         if len(at):
-            total = total - self._log_p(q[at], target[at], domain, negatives).sum()
-    return total, torch.tensor(len(target), device=target.device)
+            p = self._log_p(q[send(at, q)], target[at], domain, negatives)
+            total = total - p.sum()
+    return total, torch.tensor(len(target))
 
 # %% ../nbs/09b_sequential.ipynb #842b5b10
 @patch
@@ -429,8 +435,9 @@ class GRU4Rec(SequenceModel):
     def forward(self, items: Tensor, negatives=None) -> tuple: # summed loss; number of targets
         "The training loss: every item after a row's first is predicted."
         moments = training_moments(items, self.n_x)
-        states = self.states(items)[moments.row, moments.read - 1]
-        return self.loss(states, moments.target, negatives)
+        states = self.states(items)
+        at = send(moments.row, states), send(moments.read - 1, states)
+        return self.loss(states[at], moments.target, negatives)
 
     def read(self, items: Tensor) -> Tensor: # (batch, d): of length 1; 0 after an empty history
         "The state after each whole history."
@@ -491,17 +498,18 @@ class BERT4Rec(SequenceModel):
         "The state at each place, the mask's places included."
         n = (items > 0).sum(1, keepdim=True)
         age = (n - 1 - torch.arange(items.shape[1], device=items.device)).clamp(min=0)
-        x = self.settings.d ** 0.5 * self.vectors(items) + self.position[age]
+        x = self.settings.d ** 0.5 * self.vectors(items) + self.position[send(age, self.position)]
         x = F.dropout(x, self.settings.dropout, self.training)
         for block in self.blocks:
-            x = block(x, src_key_padding_mask=items == 0)
+            x = block(x, src_key_padding_mask=send(items == 0, x))
         return F.normalize(self.norm(x), dim=-1)
 
     def forward(self, items: Tensor, negatives=None) -> tuple: # summed loss; number of targets
         "The training loss: the hidden items are predicted."
         hidden = draw_masks(items, self.settings.masked, self.settings.last_only)
         states = self.states(items.masked_fill(hidden, self.mask))
-        return self.loss(states[hidden], items[hidden], negatives)
+        at = tuple(send(place, states) for place in torch.nonzero(hidden, as_tuple=True))
+        return self.loss(states[at], items[hidden], negatives)
 
     def read(self, items: Tensor) -> Tensor: # (batch, d) of length 1
         "The state of a mask appended to each history."
