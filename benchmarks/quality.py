@@ -27,7 +27,7 @@ import pandas as pd
 from common import REAL, ROOT, finish
 
 from llm_emf.clip import ClipSettings, encode
-from llm_emf.core import open_run, read_json
+from llm_emf.core import open_run, pick_device, read_json
 from llm_emf.data import load_dataset, prepare, train_count
 from llm_emf.enrich import enrich_catalogue
 from llm_emf.features import load_features
@@ -97,7 +97,7 @@ def make_ranks(name: str, task: Task, method: str, words: str) -> pd.DataFrame:
 def keep_ranks(folder, task: Task, scorer, method: str) -> pd.DataFrame:
     "Rank the test cases and keep the ranks; checkpoints are removed."
     folder.mkdir(parents=True, exist_ok=True)
-    ranks = task.rank(scorer, what=f"{method}, test")
+    ranks = task.rank(scorer, device=pick_device("auto"), what=f"{method}, test")
     (folder/"note.json").write_text(json.dumps(getattr(scorer, "notes", {})))
     for f in folder.rglob("*.safetensors*"):
         f.unlink()

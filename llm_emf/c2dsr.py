@@ -301,6 +301,7 @@ def forward(
 ) -> tuple: # summed loss; number of targets
     "The training loss: every item after a row's first is predicted."
     items = send(items, self.graph.start) # what follows waits for the device at several places
+    negatives = negatives and tuple(send(drawn, items) for drawn in negatives)
     moments, states = training_moments(items, self.n_x), self.encode(items)
     merged, total, known = self.joined(items, states, moments)
     h = F.normalize(torch.cat([merged, total[known]]), dim=-1)
