@@ -13,7 +13,7 @@ from dataclasses import replace
 
 import numpy as np
 from common import finish
-from quality import food_kitchen_run, make_parser, over_seeds, paired, ranks_of
+from quality import device_of, food_kitchen_run, make_parser, over_seeds, paired, ranks_of
 from quality import shop_run, stop_if_unfinished, task_of
 
 from llm_emf.core import derive
@@ -94,7 +94,7 @@ def main(options) -> None:
     shop = options.data == "shop"
     name = "shop, default" if shop else "food-kitchen, leave-one-out"
     wanted = {k: ABLATIONS[k] for k in ["LLM-EMF", *options.only]}
-    found = {label: [] for label in wanted}
+    found, made_on = {label: [] for label in wanted}, set()
     for task in tasks(options.data, range(options.seeds), options.run):
         pictures = "img" in task.features("title+llm").vectors
         for label, (method, words, text) in wanted.items():
@@ -102,12 +102,14 @@ def main(options) -> None:
                 changed = with_text(task, text) if text else task
                 folder = f"{name}, {text} text" if text else name
                 found[label].append(ranks_of(folder, changed, method, words))
+                made_on.add(device_of(folder, changed, method, words))
     stop_if_unfinished(found)
     base = found["LLM-EMF"]
     rows = [row(label, tables, base, not shop) for label, tables in found.items() if tables]
     worst = min(rows[1:], key=lambda r: r["MRR %"]) if len(rows) > 1 else rows[0]
     finish(f"ablations_{options.data.replace('-', '_')}", rows, rows[0]["MRR %"]/worst["MRR %"],
-           seeds=options.seeds, ratio_means=f"MRR of LLM-EMF over that of: {worst['changed']}")
+           seeds=options.seeds, trained_on=sorted(made_on - {""}),
+           ratio_means=f"MRR of LLM-EMF over that of: {worst['changed']}")
 
 
 if __name__ == "__main__":

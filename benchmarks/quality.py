@@ -21,10 +21,11 @@ import itertools
 import json
 import sys
 from contextlib import contextmanager
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from common import REAL, ROOT, finish
+from common import REAL, ROOT, finish, machine
 
 from llm_emf.clip import ClipSettings, encode
 from llm_emf.core import open_run, pick_device, read_json
@@ -62,6 +63,17 @@ def ranks_of(name: str, task: Task, method: str, words: str = ""): # changes of 
         return make_ranks(name, task, method, words) if mine else None
 
 
+def rank_folder(name: str, method: str, words: str, seed: int) -> Path:
+    "Where the ranks of a method are kept."
+    return RUNS/name/f"{' '.join([method, *words.split()])}-{seed}"
+
+
+def device_of(name: str, task: Task, method: str, words: str = "") -> str: # empty: not known
+    "On what a method was trained."
+    note = rank_folder(name, method, words, task.seed)/"note.json"
+    return read_json(note).get("device", "cpu") if note.exists() else ""
+
+
 LIKE = {"id": "sasrec", "sasrec-start": "sasrec"} # whose tuned settings a method has
 
 
@@ -77,7 +89,7 @@ def tuned_words(dataset: str, method: str) -> str:
 
 def make_ranks(name: str, task: Task, method: str, words: str) -> pd.DataFrame:
     "Fit a method and rank the test cases."
-    folder = RUNS/name/f"{' '.join([method, *words.split()])}-{task.seed}"
+    folder = rank_folder(name, method, words, task.seed)
     if (folder/"ranks.parquet").exists():
         return pd.read_parquet(folder/"ranks.parquet")
     folder.mkdir(parents=True, exist_ok=True)
@@ -98,7 +110,8 @@ def keep_ranks(folder, task: Task, scorer, method: str) -> pd.DataFrame:
     "Rank the test cases and keep the ranks; checkpoints are removed."
     folder.mkdir(parents=True, exist_ok=True)
     ranks = task.rank(scorer, device=pick_device("auto"), what=f"{method}, test")
-    (folder/"note.json").write_text(json.dumps(getattr(scorer, "notes", {})))
+    made = {"device": machine()["gpu"] or "cpu"}
+    (folder/"note.json").write_text(json.dumps(getattr(scorer, "notes", {}) | made))
     for f in folder.rglob("*.safetensors*"):
         f.unlink()
     ranks.to_parquet(folder/"ranks.aside")

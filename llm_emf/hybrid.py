@@ -141,7 +141,7 @@ def vectors(
     if "words" in self.modalities:
         number, weight = self.word_number[ids], self.word_weight[ids]
         total = total + F.embedding_bag(number, self.words.weight, per_sample_weights=weight,
-                                        mode="sum")
+                                        mode="sum", padding_idx=0)
     for name, projection in self.projection.items():
         total = total + projection(getattr(self, f"feature_{name}")[ids])
     return total.view(*item_ids.shape, self.settings.d)
@@ -187,7 +187,7 @@ class HybridMethod(SequenceMethod):
         like = ModelMethod("llm-emf", "").default_settings(task, profile)
         model = HybridSettings(negatives=like.model.negatives, dropout=like.model.dropout)
         if task.dataset.n_items > LARGE:
-            model = replace(model, d=128, hidden=256, dropout=0.3, negatives=8192)
+            model = replace(model, d=128, hidden=256, dropout=0.3, negatives=4096)
             like = replace(like, train=replace(like.train, epochs=min(4, like.train.epochs)))
         return NeuralSettings(model, like.train)
 
