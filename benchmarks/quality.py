@@ -10,7 +10,8 @@ Settings are those that tuning found for the data set, where it has been tuned (
 
 Started a second time beside the first (OMP_NUM_THREADS=1 each, on two cores), the processes share
 the work; the last one that finds everything done prints the table. Ranks are kept in runs/quality/;
-the tables go to benchmarks/results/quality_<name>.json. Differences are paired by user: a user's
+the tables go to benchmarks/results/quality_<name>.json, where rows of methods that were not asked
+for stay from the earlier table, with its date. Differences are paired by user: a user's
 reciprocal rank is averaged over the seeds first (on the shop each seed has users of its own). The
 intervals are over users and seeds: a draw takes seeds with replacement, then users. p-values are
 over users, with Holm's correction.
@@ -238,8 +239,18 @@ def shop(seeds, studies=tuple(SHOPS), methods=SHOP_METHODS, reference="llm-emf")
         if "default" in r["study"]:
             r["share of the oracle"] = f"{r['MRR %'] / value['oracle']:.0%}"
     best = max((m for m in value if m.startswith("item-knn")), key=value.get)
-    finish(f"quality_shop{suffix(reference)}", rows, value[reference] / value[best],
+    name = f"quality_shop{suffix(reference)}"
+    finish(name, with_earlier(name, rows), value[reference] / value[best],
            seeds=len(seeds), ratio_means=f"MRR of {reference} over {best}'s, default shop")
+
+
+def with_earlier(name: str, rows: list) -> list:
+    "The rows, and those of the earlier table whose studies are not among them."
+    file = ROOT/"benchmarks"/"results"/f"{name}.json"
+    old = read_json(file) if file.exists() else {"rows": []}
+    new = {row["study"] for row in rows}
+    kept = [{"made": old["date"]} | row for row in old["rows"] if row["study"] not in new]
+    return rows + kept
 
 
 def suffix(reference: str) -> str:
@@ -302,7 +313,8 @@ def food_kitchen(seeds, run_folder, splits=SPLITS, methods=FOOD_KITCHEN, referen
         value = {row["study"].partition(": ")[2]: row["MRR %"] for row in new}
         best = max((m for m in value if m.startswith("item-knn")), key=value.get)
         ratio[how] = round(value[reference] / value[best], 3)
-    finish(f"quality_food_kitchen{suffix(reference)}", rows, ratio[splits[0]], seeds=len(seeds),
+    name = f"quality_food_kitchen{suffix(reference)}"
+    finish(name, with_earlier(name, rows), ratio[splits[0]], seeds=len(seeds),
            ratios=ratio, ratio_means=f"MRR of {reference} over the best item-kNN's, {splits[0]}")
 
 
