@@ -187,7 +187,7 @@ class HybridMethod(SequenceMethod):
         like = ModelMethod("llm-emf", "").default_settings(task, profile)
         model = HybridSettings(negatives=like.model.negatives, dropout=like.model.dropout)
         if task.dataset.n_items > LARGE:
-            model = replace(model, d=128, hidden=256, dropout=0.3, negatives=4096)
+            model = replace(model, d=128, hidden=256, dropout=0.3)
             like = replace(like, train=replace(like.train, epochs=min(4, like.train.epochs)))
         return NeuralSettings(model, like.train)
 
