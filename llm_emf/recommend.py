@@ -441,10 +441,11 @@ def write(self: Recommender, histories, path, domain=None, k=10, exclude_seen=Tr
     question, made, workspace = self._question_hash(domain, k, exclude_seen, world), [], {}
     with progress(None, "recommending", unit="user") as bar:
         for users in self.read_users(histories):
+            piece = parts/_piece_name(len(made), users, question)
             mine = len(made) % world.num_processes == world.process_index
-            made.append(parts/_piece_name(len(made), users, question))
-            if mine and not made[-1].exists():
-                _write_piece(self.best_of_users(users, domain, k, exclude_seen, workspace), made[-1])
+            if mine and not piece.exists():
+                _write_piece(self.best_of_users(users, domain, k, exclude_seen, workspace), piece)
+            made.append(piece)
             bar.update(len(users))
     world.wait_for_everyone()
     if world.is_main_process:
