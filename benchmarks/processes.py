@@ -1,6 +1,6 @@
 """Each stage that divides its work, in one process and in two: same result, and how much sooner.
 
-A shop of 8,000 customers and 4,000 items, one thread a process. The stages encode and train start
+A shop of 4,000 customers and 600 items, one thread a process. The stages encode and train start
 from the same prepared data; evaluate, recommend and the neighbours from the same trained model and
 features. `seconds` are of the wall clock, between two barriers; imports and the start of the
 processes (some seconds) are not in them. On a machine that others use as well, the processor time
@@ -33,8 +33,8 @@ from llm_emf.recommend import Recommender
 from llm_emf.shop import ShopSettings
 from llm_emf.task import evaluate_method, load_task, train_method
 
-SHOP = ShopSettings(users=8000, items=2000)
-USERS = 65_536 # who are recommended something
+SHOP = ShopSettings(users=4000, items=300)
+USERS = 32_768 # who are recommended something
 MODEL, NEIGHBOURS = find_method("id"), find_method("item-knn-text")
 STAGES = ("encode", "train", "evaluate", "recommend", "neighbours")
 
@@ -76,7 +76,7 @@ def run_stage_of(name: str, folder: Path):
     if name == "recommend":
         recommender = Recommender.load(full.path, MODEL.name, "cpu")
         return lambda: recommender.recommend(folder/"users.parquet", path=folder/"recs.parquet")
-    settings = NEIGHBOURS.change(NEIGHBOURS.default_settings(load_task(full)), "trials=40")
+    settings = NEIGHBOURS.change(NEIGHBOURS.default_settings(load_task(full)), "trials=20")
     return lambda: train_method(full, NEIGHBOURS, settings)
 
 

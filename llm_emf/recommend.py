@@ -369,7 +369,7 @@ def recommend(
     domain: str = None, # the domain in which to recommend, by its name; None: both in one list
     k: int = 10, # items for each history, at least 1
     exclude_seen: bool = True, # leave out every item of the history
-    path=None, # of a parquet file for the result; for any number of users
+    path=None, # of a parquet file for the result; for any number of users, and several processes
 ) -> pd.DataFrame: # columns user, rank, asin, title, score (and domain, if None); or the Path
     """The `k` best items after each history; fewer where fewer are left. Raises `InputError` for an
     unknown domain or asin, an empty history, and a `k` below 1."""

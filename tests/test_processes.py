@@ -110,31 +110,44 @@ PIECES = 8 # blocks of the 1,000 test cases, 128 at most in each, of one domain
 
 @pytest.fixture(scope="module")
 def stages(launch, tmp_path_factory):
-    "A folder by the number of processes; of two, one was killed the first time."
+    "What one process and two made of copies of a run, by their number; 0: the run before."
     tmp = tmp_path_factory.mktemp("stages")
-    run = open_run(tmp/"1"/"run", "shop", "smoke", 0, "cpu")
+    run = open_run(tmp/"0"/"run", "shop", "smoke", 0, "cpu")
     prepare(run, shop=ShopSettings(users=1000))
     train_method(run, find_method("id"))
-    shutil.copytree(tmp/"1", tmp/"2")
-    (tmp/"stages.py").write_text(STAGES)
-    launch(1, tmp/"stages.py", tmp/"1", -1, 1)
-    with pytest.raises(AssertionError, match="SIGKILL"):
-        launch(2, tmp/"stages.py", tmp/"2", 2, 2)
-    assert not (tmp/"2"/"run"/"evaluate-id").exists()
-    kept = list((tmp/"2"/"run"/"evaluate-id.partial"/"pieces").glob("*.parquet"))
-    launch(2, tmp/"stages.py", tmp/"2", -1, 2)
-    return {1: tmp/"1", 2: tmp/"2", "kept": len(kept)}
+    (tmp/"0"/"stages.py").write_text(STAGES)
+    for n in (1, 2):
+        shutil.copytree(tmp/"0", tmp/str(n))
+        launch(n, tmp/str(n)/"stages.py", tmp/str(n), -1, n)
+    return {n: tmp/str(n) for n in (0, 1, 2)}
 
 
 def same_bytes(stages, name):
     return (stages[1]/name).read_bytes() == (stages[2]/name).read_bytes()
 
 
-def test_a_killed_evaluation_goes_on(stages):
-    made = [int((stages[2]/f"pieces-{k}.json").read_text()) for k in (0, 1)]
-    assert stages["kept"] >= 2 and made[1] == PIECES // 2 - 2   # the killed one had made two
-    assert stages["kept"] + sum(made) == PIECES
-    assert int((stages[1]/"pieces-0.json").read_text()) == PIECES
+def pieces_made(folder): # by each process
+    return [int(file.read_text()) for file in sorted(folder.glob("pieces-*.json"))]
+
+
+def test_each_process_ranks_its_share_once(stages):
+    assert pieces_made(stages[1]) == [PIECES]
+    assert pieces_made(stages[2]) == [PIECES // 2, PIECES // 2]
+
+
+@pytest.mark.slow
+def test_a_killed_evaluation_goes_on(stages, launch, tmp_path):
+    folder = tmp_path/"killed"
+    shutil.copytree(stages[0], folder)
+    with pytest.raises(AssertionError, match="SIGKILL"):
+        launch(2, folder/"stages.py", folder, 2, 2)
+    assert not (folder/"run"/"evaluate-id").exists()
+    kept = list((folder/"run"/"evaluate-id.partial"/"pieces").glob("*.parquet"))
+    launch(2, folder/"stages.py", folder, -1, 2)
+    made = pieces_made(folder)
+    assert len(kept) >= 2 and made[1] == PIECES // 2 - 2   # the killed one had made two
+    assert len(kept) + sum(made) == PIECES
+    assert same_bytes({1: stages[1], 2: folder}, "run/evaluate-id/ranks.parquet")
 
 
 def test_two_processes_write_the_ranks_of_one(stages):
