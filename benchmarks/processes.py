@@ -3,9 +3,10 @@
 A shop of 4,000 customers and 600 items, one thread a process. The stages encode and train start
 from the same prepared data; evaluate, recommend and the neighbours from the same trained model and
 features. `seconds` are of the wall clock, between two barriers; imports and the start of the
-processes (some seconds) are not in them. On a machine that others use as well, the processor time
-says more: of two processes that of the busier one, which is what a wall clock would show on two
-idle cores if waiting cost nothing. Some minutes on two cores:
+processes (some seconds) are not in them. On a machine that others use as well, the wall clock says
+little, and two processes get more of the machine than one. So the ratio is of processor time: of
+two processes that of the busier one, which is what a wall clock would show on two idle cores if
+waiting cost nothing. One to two minutes on two idle cores:
 
     python benchmarks/processes.py
 """
@@ -114,8 +115,8 @@ def differences(tmp: Path) -> dict: # stage → what differs between one process
     one, two = (load_features(tmp/str(n)/"bare"/"run"/"encode") for n in (1, 2))
     curves = [pd.read_csv(tmp/str(n)/"bare"/"run"/"train-id"/"curve.csv") for n in (1, 2)]
     vectors = max(np.abs(np.asarray(one.vectors[m]) - two.vectors[m]).max() for m in one.vectors)
-    found = {"encode": float(vectors),
-             "train": float((curves[0]["loss"] - curves[1]["loss"]).abs().max())}
+    losses = (curves[0]["loss"] - curves[1]["loss"]).abs().max()
+    found = {"encode": float(f"{vectors:.1e}"), "train": float(f"{losses:.1e}")}
     files = {"evaluate": "full/run/evaluate-id/ranks.parquet", "recommend": "recs.parquet",
              "neighbours": "full/run/train-item-knn-text/similarity.safetensors"}
     same = {name: (tmp/"1"/f).read_bytes() == (tmp/"2"/f).read_bytes() for name, f in files.items()}
@@ -136,9 +137,9 @@ def main() -> None:
              "CPU s, busier of 2": round(two[s][1], 1),
              "by CPU time": round(one[s][1] / two[s][1], 2), "difference": differ[s]}
             for s in STAGES]
-    ratio = sum(t[0] for t in one.values()) / sum(t[0] for t in two.values())
+    ratio = sum(t[1] for t in one.values()) / sum(t[1] for t in two.values())
     finish("processes", rows, ratio, cores=os.cpu_count(), load_average=np.round(load, 1).tolist(),
-           ratio_means="seconds of all stages in one process over those in two")
+           ratio_means="processor seconds of all stages: one process over the busier of two")
     bad = [s for s in STAGES if differ[s] == "differ" or not isinstance(differ[s], str)
            and differ[s] > 1e-3]
     assert not bad, f"not the same result: {bad}"
