@@ -6,7 +6,7 @@ features. `seconds` are of the wall clock, between two barriers; imports and the
 processes (some seconds) are not in them. On a machine that others use as well, the wall clock says
 little, and two processes get more of the machine than one. So the ratio is of processor time: of
 two processes that of the busier one, which is what a wall clock would show on two idle cores if
-waiting cost nothing. One to two minutes on two idle cores:
+waiting cost nothing. Needs about three minutes of processor time:
 
     python benchmarks/processes.py
 """
