@@ -6,8 +6,9 @@
 __all__ = ['FORMAT', 'PROFILES', 'COLOUR', 'NAMES', 'InputError', 'file_hash', 'content_hash', 'folder_hashes', 'write_json',
            'read_json', 'versions', 'full_name', 'Run', 'read_identity', 'open_run', 'stage_command', 'read_manifest',
            'stage_summary', 'stage_holds', 'stale_stages', 'check_inputs', 'stage_key', 'stage_lock', 'run_stage',
-           'derive', 'stream', 'set_seed', 'pick_device', 'processes', 'with_words', 'check_fields', 'settings_table',
-           'progress', 'tidy', 'repair_torchvision']
+           'derive', 'stream', 'set_seed', 'pick_device', 'processes', 'own_device', 'own_share', 'gathered',
+           'map_shared', 'run_shared_stage', 'with_words', 'check_fields', 'settings_table', 'progress', 'tidy',
+           'repair_torchvision']
 
 # %% ../nbs/00_core.ipynb #b20b3b28
 import atexit
@@ -533,6 +534,77 @@ def processes(
     if state.num_processes > 1: # its threads have to end before the interpreter does
         atexit.register(state.destroy_process_group)
     return state
+
+# %% ../nbs/00_core.ipynb #f469c189
+def own_device(
+    device="auto", # the device asked for
+): # a `torch.device`
+    "The device asked for; with several processes, the one that this process was given."
+    world = processes(device)
+    return world.device if world.num_processes > 1 else pick_device(device)
+
+# %% ../nbs/00_core.ipynb #c45bde86
+def own_share(
+    things, # a list or an array
+    world=None, # of `processes`; None: this process alone
+):
+    "Every n-th of some things, from this process's number on."
+    return things if world is None else things[world.process_index::world.num_processes]
+
+# %% ../nbs/00_core.ipynb #4ad804e6
+def gathered(
+    array, # (n, …) numbers of this process; n may differ, the rest of the shape may not
+    world=None, # of `processes`; all of them must call; None: this process alone
+): # (n of all, …) array
+    "The arrays of all processes, one after the other."
+    import numpy as np
+    import torch
+    if world is None or world.num_processes == 1:
+        return np.asarray(array)
+    from accelerate.utils import gather
+    mine = torch.as_tensor(np.asarray(array), device=world.device)
+    lengths = gather(torch.tensor([len(mine)], device=world.device)).tolist()
+    padded = mine.new_zeros((1, max(lengths), *mine.shape[1:]))
+    padded[0, :len(mine)] = mine
+    rows = gather(padded).cpu().numpy()
+    return np.concatenate([row[:length] for row, length in zip(rows, lengths)])
+
+# %% ../nbs/00_core.ipynb #5a96da9d
+def map_shared(
+    function, # thing → number
+    things: list,
+    world=None, # of `processes`; all of them must call; None: this process alone
+) -> list: # of numbers (float), in the order of the things
+    "The function of each thing, by one process each."
+    import numpy as np
+    places = own_share(np.arange(len(things)), world)
+    values = np.array([function(things[p]) for p in places], dtype=np.float64)
+    order = np.argsort(gathered(places, world))
+    return gathered(values, world)[order].tolist()
+
+# %% ../nbs/00_core.ipynb #1e181784
+def run_shared_stage(
+    run: Run, # these five as in `run_stage`
+    name: str,
+    make, # `make(folder)` is called in every process; the summary of process 0 is kept
+    settings=(),
+    inputs=(),
+) -> Path: # the finished folder
+    "`run_stage` for a stage whose work the processes of `accelerate launch` divide."
+    world, told = processes(run.device), []
+    def tell(whether): # process 0's word
+        told.append(bool(gathered([int(whether)], world)[0]))
+        return told[-1]
+    def make_together(folder):
+        tell(True)                         # the partial folder is there now
+        return make(folder)
+    if world.is_main_process:
+        run_stage(run, name, make_together, settings, inputs)
+        _ = told or tell(False)
+    elif tell(False):
+        make(run.path/f"{name}.partial")
+    world.wait_for_everyone()
+    return run.stage(name)
 
 # %% ../nbs/00_core.ipynb #17abb0f4
 def with_words(

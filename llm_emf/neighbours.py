@@ -11,6 +11,7 @@ __all__ = ['ORDER_SPACE', 'TEXT_SPACE', 'ordered_pairs', 'keep_strongest', 'near
 import re
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +22,8 @@ from safetensors.numpy import load_file, save_file
 from scipy import sparse
 from torch import Tensor
 
-from .core import check_fields, read_json, stream, write_json
+from .core import check_fields, gathered, map_shared, own_share, processes, read_json
+from .core import stream, write_json
 from .data import Dataset, Ranges, flat_positions, train_count
 from .features import Features
 from .metrics import per_user
@@ -94,20 +96,19 @@ def nearest_items(
     dataset: Dataset,
     nearest: int, # neighbours in each domain
     block: int = 512, # items at a time
+    world=None, # of `processes`, which divide the items; None: this process alone
 ) -> sparse.csr_matrix: # (n_items + 1, n_items + 1), positive entries, no diagonal
     "The most similar items of each domain, for each item asked about."
-    found = []
+    found = [(np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0, np.float32))]
     for first, n in (dataset.domain_range(domain) for domain in (0, 1)):
-        for start in range(0, len(asked), block):
+        for start in own_share(range(0, len(asked), block), world):
             ids = asked[start:start + block]
             value, column = _largest(similar(ids, first, n), nearest + 1)  # one may be itself
             other = (value > 0) & (column + first != ids[:, None])
             other &= other.cumsum(1) <= nearest
             row = np.repeat(ids, other.sum(1))
             found.append((row, column[other] + first, value[other]))
-    if not found:                          # no item was asked about
-        return sparse.csr_matrix((dataset.n_items + 1,) * 2, dtype=np.float32)
-    row, column, value = map(np.concatenate, zip(*found))
+    row, column, value = (gathered(np.concatenate(part), world) for part in zip(*found))
     return sparse.csr_matrix((value, (row, column)), shape=(dataset.n_items + 1,) * 2)
 
 # %% ../nbs/09a_neighbours.ipynb #f2768e09
@@ -145,6 +146,7 @@ def word_neighbours(
     dataset: Dataset,
     nearest: int,
     common: int = 2000, # a word of more titles than this connects none of them
+    world=None, # as in `nearest_items`
 ) -> sparse.csr_matrix: # of cosines
     "The nearest titles of each item in each domain, by their words."
     x = word_vectors(dataset.items["title"])
@@ -154,7 +156,8 @@ def word_neighbours(
     columns = {first: x[first:first + n].T.tocsr() for first, n in ranges}
     def similar(ids, first, n):
         return x[ids] @ columns[first]
-    return nearest_items(similar, np.flatnonzero(np.diff(x.indptr)), dataset, nearest)
+    asked = np.flatnonzero(np.diff(x.indptr))
+    return nearest_items(similar, asked, dataset, nearest, world=world)
 
 # %% ../nbs/09a_neighbours.ipynb #122a77e1
 def vector_neighbours(
@@ -163,6 +166,7 @@ def vector_neighbours(
     dataset: Dataset,
     nearest: int,
     all_pairs: int = 200_000, # items up to which all pairs are compared; above, `VectorCells`
+    world=None, # as in `nearest_items`
 ) -> sparse.csr_matrix: # of cosines
     "The nearest items of each item in each domain, by centred vectors."
     v, has = torch.tensor(np.asarray(vectors, dtype=np.float32)), np.asarray(has)
@@ -171,10 +175,10 @@ def vector_neighbours(
     v[~has] = 0                            # a cosine of 0 is no neighbour
     if dataset.n_items > all_pairs:
         cells = VectorCells(v, np.flatnonzero(has))
-        return nearest_items(cells.similar, cells.order, dataset, nearest)
+        return nearest_items(cells.similar, cells.order, dataset, nearest, world=world)
     def similar(ids, first, n):
         return v[ids] @ v[first:first + n].T
-    return nearest_items(similar, np.flatnonzero(has), dataset, nearest)
+    return nearest_items(similar, np.flatnonzero(has), dataset, nearest, world=world)
 
 # %% ../nbs/09a_neighbours.ipynb #6aa54271
 def nearest_centre(
@@ -303,14 +307,17 @@ def together(self: NeighbourParts, s: NeighbourSettings) -> sparse.csr_matrix:
 
 # %% ../nbs/09a_neighbours.ipynb #bab95751
 @patch
-def nearest(self: NeighbourParts, part: str, n: int) -> sparse.csr_matrix: # of cosines
+def nearest(
+    self: NeighbourParts, part: str, n: int,
+    world=None, # as in `nearest_items`
+) -> sparse.csr_matrix: # of cosines
     "The nearest items of each item by `words`, `vectors` or `pictures`."
     if (part, n) not in self.near:
         if part == "words":
-            found = word_neighbours(self.dataset, n)
+            found = word_neighbours(self.dataset, n, world=world)
         else:
             vectors, has = (x[self.kinds[part]] for x in (self.features.vectors, self.features.has))
-            found = vector_neighbours(vectors, has, self.dataset, n)
+            found = vector_neighbours(vectors, has, self.dataset, n, world=world)
         self.near[part, n] = found
     return self.near[part, n]
 
@@ -430,15 +437,18 @@ def coordinate_search(
     space: dict, # setting → values to try
     trials: int, # calls of `value`, at most; the start is the first
     least_gain: float = 0.0, # a change that gains no more than this is not made
+    # (value, list of settings) → their numbers; several processes may divide the list
+    each: Callable = map,
 ) -> tuple: # best settings, its value, dict of everything tried (settings → value)
     "Change one setting at a time to its best value, until nothing changes or the trials are spent."
-    best, tried, before = start, {start: value(start)}, None
+    best, before, tried = start, None, dict(zip([start], each(value, [start])))
     while before != best:
         before = best
         for name, values in space.items():
-            for other in [replace(best, **{name: v}) for v in values]:
-                if other not in tried and len(tried) < trials:
-                    tried[other] = value(other)
+            others = [replace(best, **{name: v}) for v in values]
+            new = [s for s in others if s not in tried][:trials - len(tried)]
+            tried |= zip(new, each(value, new))
+            for other in others:
                 if tried.get(other, -np.inf) > tried[best] + least_gain:
                     best = other
     return best, tried[best], tried
@@ -505,9 +515,19 @@ def usable_space(self: Neighbours, parts: NeighbourParts) -> dict: # setting →
     absent = {"own", "words", "vectors", "pictures"} - set(parts.available())
     return {name: values for name, values in self.space.items() if name.split("_")[0] not in absent}
 
+# %% ../nbs/09a_neighbours.ipynb #9587cb01
+@patch
+def content_parts(self: Neighbours, parts: NeighbourParts, s: NeighbourSettings) -> list: # of names
+    "The parts by content that these settings weigh, or that the search may weigh."
+    searched = self.usable_space(parts) if s.trials else {}
+    return [n for n in parts.available() if n != "own" and (getattr(s, n) or n in searched)]
+
 # %% ../nbs/09a_neighbours.ipynb #9850a5d6
 @patch
-def search(self: Neighbours, parts: NeighbourParts, start: NeighbourSettings) -> tuple:
+def search(
+    self: Neighbours, parts: NeighbourParts, start: NeighbourSettings,
+    world=None, # of `processes`, which divide the trials; None: this process alone
+) -> tuple:
     "Coordinate search on a sample of the valid users; returns what `coordinate_search` does."
     task, watched = search_task(parts.task, start.valid_cases)
     parts = parts.counted_on(task)
@@ -517,16 +537,18 @@ def search(self: Neighbours, parts: NeighbourParts, start: NeighbourSettings) ->
         ranks = [task.block_ranks(scorer, watched, b, "cpu", False)["rank"] for b in blocks]
         return per_user(np.concatenate(ranks), "mrr").mean()
     return coordinate_search(valid_mrr, start, self.usable_space(parts), start.trials,
-                             start.least_gain)
+                             start.least_gain, partial(map_shared, world=world))
 
 # %% ../nbs/09a_neighbours.ipynb #44f9a2bf
 @patch
 def fit(self: Neighbours, task: Task, settings=None, folder=None, device="auto") -> NeighbourScorer:
-    "Choose the settings and build the similarity. Needs no GPU."
-    s = settings or self.default_settings(task)
+    "Choose the settings and build the similarity. Needs no GPU. Several processes share the work."
+    s, world = settings or self.default_settings(task), processes(device)
     parts, notes = NeighbourParts(task, task.features(self.reads(s))), {}
+    for name in self.content_parts(parts, s) if world.num_processes > 1 else []:
+        parts.nearest(name, s.nearest, world)
     if s.trials:
-        s, mrr, tried = self.search(parts, s)
+        s, mrr, tried = self.search(parts, s, world)
         notes = {"best valid MRR": f"{mrr:.4f}", "trials": len(tried)}
     scorer = parts.scorer(s)
     chosen = {name: value for name, value in asdict(s).items() if name in self.usable_space(parts)}

@@ -28,8 +28,8 @@ from fastcore.basics import patch
 from torch import Tensor
 
 from .baselines import purchase_matrix
-from .core import COLOUR, NAMES, FORMAT, InputError, Run, content_hash, pick_device
-from .core import progress, read_identity, read_json, tidy
+from .core import COLOUR, NAMES, FORMAT, InputError, Run, content_hash, gathered
+from .core import own_device, processes, progress, read_identity, read_json, tidy
 from .data import Dataset, Ranges, flat_positions, histories, pad
 from .explain import past_parts, score_parts, similarities
 from .features import Features, catalogue_hash, load_features
@@ -369,7 +369,7 @@ def recommend(
     domain: str = None, # the domain in which to recommend, by its name; None: both in one list
     k: int = 10, # items for each history, at least 1
     exclude_seen: bool = True, # leave out every item of the history
-    path=None, # of a parquet file for the result; for any number of users
+    path=None, # of a parquet file for the result; for any number of users, and several processes
 ) -> pd.DataFrame: # columns user, rank, asin, title, score (and domain, if None); or the Path
     """The `k` best items after each history; fewer where fewer are left. Raises `InputError` for an
     unknown domain or asin, an empty history, and a `k` below 1."""
@@ -383,13 +383,15 @@ def recommend(
 
 # %% ../nbs/10_recommend.ipynb #896b75f1
 @patch
-def _question_hash(self: Recommender, domain, k, exclude_seen) -> str:
+def _question_hash(self: Recommender, domain, k, exclude_seen, world) -> str: # of process 0
     n = self.dataset.n_items
     probe = UserHistories(np.zeros(1), np.array([1, n]), np.array([0, 2]))
     scores = [self.block_scores(probe, d, False).cpu().numpy().tobytes() for d in (0, 1)]
     scorer = hashlib.blake2b(b"".join(scores), digest_size=16).hexdigest()
-    return content_hash([domain, int(k), bool(exclude_seen), scorer,
-                         catalogue_hash(self.dataset.items)])
+    question = content_hash([domain, int(k), bool(exclude_seen), scorer,
+                             catalogue_hash(self.dataset.items)])
+    digits = gathered(np.frombuffer(question.encode(), np.uint8).copy(), world)
+    return digits[:len(question)].tobytes().decode()
 
 def _piece_name(number: int, users: UserHistories, question: str) -> str:
     h = hashlib.blake2b(question.encode(), digest_size=16)
@@ -423,26 +425,33 @@ def _return_memory() -> None: # freed by small tensors; glibc would keep more wi
     if sys.platform == "linux" and hasattr(ctypes.CDLL(None), "malloc_trim"):
         ctypes.CDLL(None).malloc_trim(0)
 
+def _write_piece(best: pd.DataFrame, path: Path) -> None:
+    aside = path.with_suffix(".aside")
+    best.to_parquet(aside, index=False)
+    _return_memory()
+    os.replace(aside, path)
+
 @patch
 def write(self: Recommender, histories, path, domain=None, k=10, exclude_seen=True) -> Path:
     "`recommend` into a parquet file. A call that was killed goes on where it was."
-    path = Path(path).expanduser()
+    path, world = Path(path).expanduser(), processes(self.device)
     _check_target(path, histories)
     parts = path.with_name(f"{path.name}.parts")
     parts.mkdir(exist_ok=True)
-    question, made, workspace = self._question_hash(domain, k, exclude_seen), [], {}
+    question, made, workspace = self._question_hash(domain, k, exclude_seen, world), [], {}
     with progress(None, "recommending", unit="user") as bar:
         for users in self.read_users(histories):
-            made.append(parts/_piece_name(len(made), users, question))
-            if not made[-1].exists():
-                aside = made[-1].with_suffix(".aside")
-                best = self.best_of_users(users, domain, k, exclude_seen, workspace)
-                best.to_parquet(aside, index=False)
-                _return_memory()
-                os.replace(aside, made[-1])
+            piece = parts/_piece_name(len(made), users, question)
+            mine = len(made) % world.num_processes == world.process_index
+            if mine and not piece.exists():
+                _write_piece(self.best_of_users(users, domain, k, exclude_seen, workspace), piece)
+            made.append(piece)
             bar.update(len(users))
-    join_parquet(made, path)
-    shutil.rmtree(parts)
+    world.wait_for_everyone()
+    if world.is_main_process:
+        join_parquet(made, path)
+        shutil.rmtree(parts)
+    world.wait_for_everyone()
     return path
 
 # %% ../nbs/10_recommend.ipynb #681f9dc5
@@ -451,10 +460,10 @@ def load(
     cls: Recommender,
     run_folder, # of a run in which the method has been trained
     method: str = None, # a name of the table of methods; None: see `default_method` (notebook 09z)
-    device="auto",
+    device="auto", # with several processes: the kind; each computes on its own
 ) -> Recommender:
     "The recommender of a run. Raises `InputError` if it is no run, or the method is not trained."
-    folder = Path(run_folder).expanduser()
+    folder, device = Path(run_folder).expanduser(), own_device(device)
     if not (folder/"run.json").exists() or not (folder/"prepare").exists():
         raise InputError(f"{folder} is not a finished run: it has no folder prepare. "
                          "Make one with llm-emf reproduce.")
@@ -462,14 +471,14 @@ def load(
     if made["format"] != FORMAT:
         raise InputError(f"{folder} was made by another version of llm-emf. "
                          "Make a new run with llm-emf reproduce.")
-    run = Run(folder.resolve(), made["dataset"], made["profile"], made["seed"], device)
+    run = Run(folder.resolve(), made["dataset"], made["profile"], made["seed"], str(device))
     chosen = find_method(method or default_method(folder))
     trained, task = trained_stage(run, chosen.name), load_task(run)
     encoded = [name for name in read_json(trained/"manifest.json")["key"]["inputs"]
                if name.startswith("encode")]
     features = load_features(run.path/encoded[0], task.dataset.items) if encoded else None
     encode = partial(encode_items, run, encoded[0]) if encoded else None
-    return cls(chosen.load(trained, task, device), task.dataset, pick_device(device),
+    return cls(chosen.load(trained, task, device), task.dataset, device,
                train=task.split["train"], features=features, encode=encode)
 
 # %% ../nbs/10_recommend.ipynb #ea5f9a87
