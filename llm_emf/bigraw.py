@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['FILE', 'TABLES', 'REVIEW_KEYS', 'PARQUET', 'NUMBERS', 'TITLED', 'FIRST', 'AT_MOST', 'AT_MOST_A_DAY', 'CORE', 'SORTED',
-           'PEOPLE', 'ITEMS', 'MemorySettings', 'open_database', 'load_amazon', 'keep_core', 'clean_database',
-           'sequences_within']
+           'PEOPLE', 'ITEMS', 'MemorySettings', 'import_duckdb', 'open_database', 'load_amazon', 'keep_core',
+           'clean_database', 'sequences_within']
 
-# %% ../nbs/01e_duckdb.ipynb #0cc936a3
+# %% ../nbs/01e_duckdb.ipynb #d855d540
 import re
 import tempfile
 from contextlib import contextmanager
@@ -26,7 +26,7 @@ from .readers import (META_KEYS, SINCE, UNTIL, BadLine, CleanSettings, Purchases
                              cut_windows, find_file, parse_meta, parse_review, read_reviews,
                              parse_object, parsed_lines, whole_times)
 
-# %% ../nbs/01e_duckdb.ipynb #eb268892
+# %% ../nbs/01e_duckdb.ipynb #29ca4dbe
 @dataclass(frozen=True)
 class MemorySettings:
     "What DuckDB may use."
@@ -42,7 +42,7 @@ class MemorySettings:
         if self.folder and not Path(self.folder).is_dir():
             raise InputError(f"folder: {self.folder!r} is no folder")
 
-# %% ../nbs/01e_duckdb.ipynb #04dce28a
+# %% ../nbs/01e_duckdb.ipynb #50033a27
 FILE = 1 << 40 # more than the lines of a file
 TABLES = f"""
 CREATE TABLE reviews (place BIGINT, name VARCHAR, asin VARCHAR, time DOUBLE);
@@ -54,8 +54,9 @@ CREATE VIEW known AS SELECT *, domain_of(place) AS domain FROM meta
     SEMI JOIN (SELECT min(place) AS place FROM meta GROUP BY asin, domain_of(place)) USING (place);
 """
 
-# %% ../nbs/01e_duckdb.ipynb #da37ac85
-def _duckdb():
+# %% ../nbs/01e_duckdb.ipynb #0291ab87
+def import_duckdb(): # the module
+    "Raises `InputError` if it is not installed."
     try:
         import duckdb
     except ImportError:
@@ -72,7 +73,7 @@ def open_database(
     settings: MemorySettings = MemorySettings(),
 ): # yields a connection
     "An empty DuckDB database with `TABLES`. Raises `InputError` if it fails or is not installed."
-    duckdb = _duckdb()
+    duckdb = import_duckdb()
     with tempfile.TemporaryDirectory(prefix="llm-emf-", dir=settings.folder or None) as folder:
         try:
             with duckdb.connect(f"{folder}/raw.duckdb", config=_config(settings, folder)) as con:
@@ -84,7 +85,7 @@ def open_database(
         except duckdb.Error as e:
             raise InputError(f"DuckDB: {str(e).strip().splitlines()[0]}") from None
 
-# %% ../nbs/01e_duckdb.ipynb #b92bd3b7
+# %% ../nbs/01e_duckdb.ipynb #ce44001d
 def _blocks(rows, n: int = 50_000): # yields lists of at most n
     rows = iter(rows)
     while block := list(islice(rows, n)):
@@ -102,7 +103,7 @@ def _add_lines(con, table: str, d: int, lines) -> None:
     for block in _blocks(lines):
         _insert(con, table, [(d * FILE + line, *fields) for line, fields in block])
 
-# %% ../nbs/01e_duckdb.ipynb #39362b58
+# %% ../nbs/01e_duckdb.ipynb #84472223
 REVIEW_KEYS = { # year → what user, item and time are called
     2014: ("reviewerID", "asin", "unixReviewTime"),
     2018: ("reviewerID", "asin", "unixReviewTime"),
@@ -137,7 +138,7 @@ def _check_parquet(path, year: int) -> list: # its columns
             raise InputError(f"{path}: the column {key!r} must hold {kind}s, not {found}")
     return schema.names
 
-# %% ../nbs/01e_duckdb.ipynb #b9713e91
+# %% ../nbs/01e_duckdb.ipynb #a61f94ad
 def _view_parquet(con, path, year: int, d: int) -> None:
     "Make the view `parsed`: place, name, asin, time, good."
     columns = _check_parquet(path, year)
@@ -170,7 +171,7 @@ def _add_parquet(con, path, year: int, d: int, rejected: Rejected) -> None:
     rows = iter(others.fetchone, None)
     _add_lines(con, "reviews", d, _judged(path, year, rows, rejected))
 
-# %% ../nbs/01e_duckdb.ipynb #413402ba
+# %% ../nbs/01e_duckdb.ipynb #e427163f
 def _rows(path): # yields (line, object)
     line = 0
     for batch in pq.ParquetFile(path).iter_batches(10_000):
@@ -195,7 +196,7 @@ def _lines_of_meta(path, year: int, rejected: Rejected, what: str): # yields (li
     for line, (*texts, picture) in found:
         yield line, (*texts, picture.encode(errors="replace").decode())
 
-# %% ../nbs/01e_duckdb.ipynb #5521c24c
+# %% ../nbs/01e_duckdb.ipynb #e025a145
 def _find(source, name: str) -> Path: # x.json.gz, x.json or x.parquet
     return find_file(source, [name, re.sub(r"\.jsonl?\.gz$", ".parquet", name)])
 
@@ -222,7 +223,7 @@ def load_amazon(
         raise InputError(f"{source}: not one review could be read "
                          f"({len(rejected.rows):,} lines rejected, the first because: {why})")
 
-# %% ../nbs/01e_duckdb.ipynb #a4ab0e31
+# %% ../nbs/01e_duckdb.ipynb #fd45f6b6
 NUMBERS = """
 CREATE TABLE people AS
 SELECT name, (row_number() OVER (ORDER BY min(place)) - 1)::INTEGER AS person
@@ -238,7 +239,7 @@ SELECT person, item, domain, time, place
 FROM reviews JOIN people USING (name) JOIN items USING (asin);
 """
 
-# %% ../nbs/01e_duckdb.ipynb #6afcacdf
+# %% ../nbs/01e_duckdb.ipynb #1ea30dfb
 TITLED = """
 FROM purchases SEMI JOIN (
     SELECT item FROM items JOIN known USING (asin, domain) WHERE title <> '') USING (item)
@@ -256,7 +257,7 @@ FROM purchases ANTI JOIN (
     GROUP BY person, floor(time / 86400) HAVING count(*) > {most}) USING (person)
 """
 
-# %% ../nbs/01e_duckdb.ipynb #e4b54ec6
+# %% ../nbs/01e_duckdb.ipynb #54ee6129
 CORE = """
 FROM purchases
 SEMI JOIN (SELECT person FROM purchases GROUP BY person
@@ -282,7 +283,7 @@ def keep_core(con, k_user: int, k_item: int, k_each: int = 0) -> list: # purchas
         left.append(_count(con))
     return left
 
-# %% ../nbs/01e_duckdb.ipynb #cff49da0
+# %% ../nbs/01e_duckdb.ipynb #8eb9c029
 _STEP = "SELECT count(*), count(DISTINCT person), count(DISTINCT item) FROM purchases"
 
 def _clean_steps(s: CleanSettings): # yields (what was done, rule), up to the cores
@@ -311,7 +312,7 @@ def clean_database(con, s: CleanSettings) -> list: # (what was done, purchases, 
     what += f", {each} of the user's in each domain" if each else ""
     return steps + [(what, *con.execute(_STEP).fetchall()[0])]
 
-# %% ../nbs/01e_duckdb.ipynb #d97ca85c
+# %% ../nbs/01e_duckdb.ipynb #559b17a6
 SORTED = "SELECT person, item, domain, time FROM purchases ORDER BY person, time, place"
 
 def _whole_people(batches): # yields dicts of arrays
@@ -335,7 +336,7 @@ def _cut_block(block: dict, domains: tuple, s: CleanSettings) -> dict: # what st
     mask = cut_windows(p, s)[1]
     return {name: block[name][mask] for name in ("person", "item", "time")}
 
-# %% ../nbs/01e_duckdb.ipynb #16e77db1
+# %% ../nbs/01e_duckdb.ipynb #7ffbe63c
 PEOPLE = "SELECT name FROM people SEMI JOIN used ON person = number ORDER BY person"
 ITEMS = """
 SELECT asin, domain, coalesce(title, ''), coalesce(brand, ''), coalesce(categories, ''),
@@ -355,7 +356,7 @@ def _used(con, numbers, query: str) -> tuple: # rows of the used numbers, number
 def _joined(blocks: list, name: str, dtype) -> np.ndarray:
     return np.concatenate([np.empty(0, dtype), *(block[name] for block in blocks)])
 
-# %% ../nbs/01e_duckdb.ipynb #e381a943
+# %% ../nbs/01e_duckdb.ipynb #a54d09b6
 def _left(con, blocks, domains) -> tuple: # users, items, user, item, time: fields of `Purchases`
     people, user = _used(con, _joined(blocks, "person", np.int32), PEOPLE)
     rows, item = _used(con, _joined(blocks, "item", np.int32), ITEMS)
