@@ -7,7 +7,7 @@ __all__ = ['FILE', 'TABLES', 'REVIEW_KEYS', 'PARQUET', 'NUMBERS', 'TITLED', 'FIR
            'PEOPLE', 'ITEMS', 'MemorySettings', 'import_duckdb', 'open_database', 'load_amazon', 'keep_core',
            'clean_database', 'sequences_within']
 
-# %% ../nbs/01e_duckdb.ipynb #32e75ebd
+# %% ../nbs/01e_duckdb.ipynb #45abb291
 import re
 import tempfile
 from contextlib import contextmanager
@@ -26,7 +26,7 @@ from .readers import (SINCE, UNTIL, BadLine, CleanSettings, Purchases, Rejected,
                              find_file, parse_meta, parse_object, parse_review, parsed_lines,
                              read_reviews, whole_times)
 
-# %% ../nbs/01e_duckdb.ipynb #653c4e62
+# %% ../nbs/01e_duckdb.ipynb #bc69a3be
 @dataclass(frozen=True)
 class MemorySettings:
     "What DuckDB may use."
@@ -42,7 +42,7 @@ class MemorySettings:
         if self.folder and not Path(self.folder).is_dir():
             raise InputError(f"folder: {self.folder!r} is no folder")
 
-# %% ../nbs/01e_duckdb.ipynb #63d7a04f
+# %% ../nbs/01e_duckdb.ipynb #20eee9d4
 FILE = 1 << 40 # more than the lines of a file
 TABLES = f"""
 CREATE TABLE reviews (place BIGINT, name VARCHAR, asin VARCHAR, time DOUBLE);
@@ -54,7 +54,7 @@ CREATE VIEW known AS SELECT *, domain_of(place) AS domain FROM meta
     SEMI JOIN (SELECT min(place) AS place FROM meta GROUP BY asin, domain_of(place)) USING (place);
 """
 
-# %% ../nbs/01e_duckdb.ipynb #cef2442c
+# %% ../nbs/01e_duckdb.ipynb #423a6990
 def import_duckdb(): # the module
     "Raises `InputError` if it is not installed."
     try:
@@ -63,7 +63,7 @@ def import_duckdb(): # the module
         raise InputError('a memory limit needs DuckDB: pip install "llm-emf[duckdb]"') from None
     return duckdb
 
-# %% ../nbs/01e_duckdb.ipynb #ae57fa40
+# %% ../nbs/01e_duckdb.ipynb #c3b45e1f
 def _config(settings, folder) -> dict:
     config = {"memory_limit": settings.memory, "temp_directory": f"{folder}/spilled",
               "preserve_insertion_order": False} # `place` holds the order
@@ -86,7 +86,7 @@ def open_database(
         except duckdb.Error as e:
             raise InputError(f"DuckDB: {str(e).strip().splitlines()[0]}") from None
 
-# %% ../nbs/01e_duckdb.ipynb #2f451960
+# %% ../nbs/01e_duckdb.ipynb #4b8521c0
 def _blocks(rows, n: int = 50_000): # yields lists of at most n
     rows = iter(rows)
     while block := list(islice(rows, n)):
@@ -104,7 +104,7 @@ def _add_lines(con, table: str, d: int, lines) -> None:
     for block in _blocks(lines):
         _insert(con, table, [(d * FILE + line, *fields) for line, fields in block])
 
-# %% ../nbs/01e_duckdb.ipynb #1e6172f6
+# %% ../nbs/01e_duckdb.ipynb #c3c31059
 REVIEW_KEYS = { # year → what user, item and time are called
     2014: ("reviewerID", "asin", "unixReviewTime"),
     2018: ("reviewerID", "asin", "unixReviewTime"),
@@ -139,7 +139,7 @@ def _check_parquet(path, year: int) -> list: # its columns
             raise InputError(f"{path}: the column {key!r} must hold {kind}s, not {found}")
     return schema.names
 
-# %% ../nbs/01e_duckdb.ipynb #7c86adf4
+# %% ../nbs/01e_duckdb.ipynb #41fc0850
 def _view_parquet(con, path, year: int, d: int) -> None:
     "Make the view `parsed`: place, name, asin, time, good."
     columns = _check_parquet(path, year)
@@ -172,7 +172,7 @@ def _add_parquet(con, path, year: int, d: int, rejected: Rejected) -> None:
     rows = iter(others.fetchone, None)
     _add_lines(con, "reviews", d, _judged(path, year, rows, rejected))
 
-# %% ../nbs/01e_duckdb.ipynb #b37384f5
+# %% ../nbs/01e_duckdb.ipynb #5618c4ef
 def _rows(path): # yields (line, object)
     line = 0
     for batch in pq.ParquetFile(path).iter_batches(10_000):
@@ -197,7 +197,7 @@ def _lines_of_meta(path, year: int, rejected: Rejected, what: str): # yields (li
     for line, (*texts, picture) in found:
         yield line, (*texts, picture.encode(errors="replace").decode())
 
-# %% ../nbs/01e_duckdb.ipynb #88a2f48f
+# %% ../nbs/01e_duckdb.ipynb #18f7604f
 def _find(source, name: str) -> Path: # x.json.gz, x.json or x.parquet
     return find_file(source, [name, re.sub(r"\.jsonl?\.gz$", ".parquet", name)])
 
@@ -224,7 +224,7 @@ def load_amazon(
         raise InputError(f"{source}: not one review could be read "
                          f"({len(rejected.rows):,} lines rejected, the first because: {why})")
 
-# %% ../nbs/01e_duckdb.ipynb #5baf9b93
+# %% ../nbs/01e_duckdb.ipynb #30e8eced
 NUMBERS = """
 CREATE TABLE people AS
 SELECT name, (row_number() OVER (ORDER BY min(place)) - 1)::INTEGER AS person
@@ -240,7 +240,7 @@ SELECT person, item, domain, time, place
 FROM reviews JOIN people USING (name) JOIN items USING (asin);
 """
 
-# %% ../nbs/01e_duckdb.ipynb #96493117
+# %% ../nbs/01e_duckdb.ipynb #78a8aacd
 TITLED = """
 FROM purchases SEMI JOIN (
     SELECT item FROM items JOIN known USING (asin, domain) WHERE title <> '') USING (item)
@@ -258,7 +258,7 @@ FROM purchases ANTI JOIN (
     GROUP BY person, floor(time / 86400) HAVING count(*) > {most}) USING (person)
 """
 
-# %% ../nbs/01e_duckdb.ipynb #889e1994
+# %% ../nbs/01e_duckdb.ipynb #88129d6a
 CORE = """
 FROM purchases
 SEMI JOIN (SELECT person FROM purchases GROUP BY person
@@ -284,7 +284,7 @@ def keep_core(con, k_user: int, k_item: int, k_each: int = 0) -> list: # purchas
         left.append(_count(con))
     return left
 
-# %% ../nbs/01e_duckdb.ipynb #43b35052
+# %% ../nbs/01e_duckdb.ipynb #b1a0ee82
 _STEP = "SELECT count(*), count(DISTINCT person), count(DISTINCT item) FROM purchases"
 
 def _clean_steps(s: CleanSettings): # yields (what was done, rule), up to the cores
@@ -313,7 +313,7 @@ def clean_database(con, s: CleanSettings) -> list: # (what was done, purchases, 
     what += f", {each} of the user's in each domain" if each else ""
     return steps + [(what, *con.execute(_STEP).fetchall()[0])]
 
-# %% ../nbs/01e_duckdb.ipynb #8d9981b1
+# %% ../nbs/01e_duckdb.ipynb #6b204993
 SORTED = "SELECT person, item, domain, time FROM purchases ORDER BY person, time, place"
 
 def _whole_people(batches): # yields dicts of arrays
@@ -337,7 +337,7 @@ def _cut_block(block: dict, domains: tuple, s: CleanSettings) -> dict: # what st
     mask = cut_windows(p, s)[1]
     return {name: block[name][mask] for name in ("person", "item", "time")}
 
-# %% ../nbs/01e_duckdb.ipynb #3461305e
+# %% ../nbs/01e_duckdb.ipynb #93d04528
 PEOPLE = "SELECT name FROM people SEMI JOIN used ON person = number ORDER BY person"
 ITEMS = """
 SELECT asin, domain, coalesce(title, ''), coalesce(brand, ''), coalesce(categories, ''),
@@ -357,7 +357,7 @@ def _used(con, numbers, query: str) -> tuple: # rows of the used numbers, number
 def _joined(blocks: list, name: str, dtype) -> np.ndarray:
     return np.concatenate([np.empty(0, dtype), *(block[name] for block in blocks)])
 
-# %% ../nbs/01e_duckdb.ipynb #c8ce2895
+# %% ../nbs/01e_duckdb.ipynb #8efc54f0
 def _left(con, blocks, domains) -> tuple: # users, items, user, item, time: fields of `Purchases`
     people, user = _used(con, _joined(blocks, "person", np.int32), PEOPLE)
     rows, item = _used(con, _joined(blocks, "item", np.int32), ITEMS)
