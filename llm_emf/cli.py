@@ -259,6 +259,8 @@ def prepare(
         "For the shop (notebook 01), e.g. \"pictures=0 transfer=0.5 users=10000\"."))] = "",
     allow_damaged: Annotated[bool, typer.Option("--allow-damaged", help=(
         "For raw files: use what can be read of a damaged archive."))] = False,
+    memory: Annotated[str, typer.Option(show_default="all is held in memory", help=(
+        "For raw files: most memory, e.g. 4GB; the rest goes to disk (notebook 01e)."))] = "",
     ties: Annotated[Literal["as-given", "random"], typer.Option(help=(
         "Order of a user's purchases at one time (notebook 02): the source's, or random."
         ))] = "as-given",
@@ -274,7 +276,7 @@ def prepare(
     from llm_emf.readers import CleanSettings
     check_named(dataset)
     shop = _shop_settings(dataset, profile, knobs)
-    rules = with_words(CleanSettings(allow_damaged=allow_damaged), clean)
+    rules = with_words(CleanSettings(allow_damaged=allow_damaged, memory=memory), clean)
     run = open_run(out or default_out(dataset, profile, seed), dataset, profile, seed)
     print(prepare(run, split or "", shop, source, rules, ties))
 

@@ -23,6 +23,7 @@ import pyarrow.parquet as pq
 import torch
 from fastcore.basics import patch
 
+from .bigraw import MemorySettings, import_duckdb, sequences_within
 from .core import InputError, Run, read_json, run_stage, stream, write_json
 from .fetch import PAIRS, fetch_amazon, parse_name
 from .raw import raw_names
@@ -728,10 +729,16 @@ def _fits_amazon(dataset):
 def _open_amazon(dataset, source, clean_settings):
     year, pair = parse_name(dataset)
     name = dataset.replace(":", "-")
-    folder = fetch_amazon(dataset, source or f"raw/{name}")
     categories, domains = PAIRS[pair]
+    if clean_settings.memory: # checked before work is spent
+        limit = MemorySettings(clean_settings.memory)
+        import_duckdb()
+    folder = fetch_amazon(dataset, source or f"raw/{name}")
 
     def read():
+        if clean_settings.memory:
+            p = sequences_within(folder, year, categories, domains, clean_settings, limit)
+            return from_purchases(name, p, clean_settings)
         allow = clean_settings.allow_damaged
         purchases = read_amazon(folder, year, categories, domains, allow)
         return from_purchases(name, clean(purchases, clean_settings), clean_settings)
@@ -895,7 +902,7 @@ TIES = ("as-given", "random")
 
 def _check_raw_options(dataset, named, source, clean_settings): # before work is spent
     if not named and (source or clean_settings != CleanSettings()):
-        option = "--source" if source else "--clean"
+        option = "--source" if source else "--memory" if clean_settings.memory else "--clean"
         raise InputError(f"{option} is for raw files of a named set such as "
                          f"amazon2014:food-kitchen; {dataset!r} has none. Leave it out.")
 
@@ -974,7 +981,8 @@ def prepare(
 
     settings = {"split": split, "shop": shop.__dict__ if shop else None}
     if named:
-        settings["clean"] = clean_settings.__dict__
+        settings["clean"] = {key: value for key, value in clean_settings.__dict__.items()
+                             if key != "memory"} # which changes no result
     if ties != "as-given":
         settings["ties"] = ties
     return run_stage(run, "prepare", make, settings, inputs)

@@ -446,6 +446,7 @@ class CleanSettings:
     each_domain: int = 3 # purchases a sequence must have in each domain
     titled: bool = True # drop items without a title
     allow_damaged: bool = False # use what can be read of a damaged archive; else it is an error
+    memory: str = "" # most memory, e.g. 4GB, by DuckDB (notebook 01e); "": all is held in memory
 
     def __post_init__(self):
         rules = {name: "≥ 0" for name, field in self.__dataclass_fields__.items()
