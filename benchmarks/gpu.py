@@ -109,7 +109,8 @@ def floor_seconds(trainer, batches, top: dict) -> float:
     with FlopCounterMode(display=False) as counter:
         run_steps(trainer, batches[:3])
     parameters = sum(p.numel() for p in trainer.model.parameters() if p.requires_grad)
-    return max(counter.get_total_flops() / min(3, len(batches)) / top["FLOP/s"], 7 * 4 * parameters / top["bytes/s"])
+    flops = counter.get_total_flops() / min(3, len(batches))
+    return max(flops / top["FLOP/s"], 7 * 4 * parameters / top["bytes/s"])
 
 
 def step_row(task, method: str, words: str, top: dict) -> dict:
