@@ -8,19 +8,20 @@ the extra `ray`.
 import argparse
 import os
 import signal
+import sys
 import tempfile
 import threading
 import time
+from importlib import util
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
-import ray
 import torch
 from common import REAL, finish
 
 from llm_emf.clip import ClipSettings, encode_texts_clip, load_clip
-from llm_emf.ray_batches import Division, EncodeItems, encode_parquet, read_vectors
+from llm_emf.ray_batches import Division, EncodeItems, encode_parquet, import_ray, read_vectors
 from llm_emf.shop import make_catalogue
 
 parser = argparse.ArgumentParser(description=__doc__,
@@ -28,6 +29,9 @@ parser = argparse.ArgumentParser(description=__doc__,
 parser.add_argument("--items", type=int, default=50_000)
 parser.add_argument("--rows", type=int, default=1024)
 options = parser.parse_args()
+if util.find_spec("ray") is None:
+    sys.exit(print('left out: this needs Ray, pip install "llm-emf[ray]"'))
+ray = import_ray()
 torch.set_num_threads(1)
 
 
@@ -103,7 +107,7 @@ finish("ray_encode", [
     {"way": "without Ray", "seconds": round(seconds, 1), "items/s": round(bare, 1)},
     {"way": "Ray, one worker, killed once", "seconds": round(run["seconds"], 1),
      "items/s": round(rate, 1)}], rate / bare,
-    items=len(items), rows=options.rows, data=data, encoder="llm-emf-small, texts",
+    items=len(items), rows_a_batch=options.rows, data=data, encoder="llm-emf-small, texts",
     same_bytes=bool(difference == 0), largest_difference=difference,
     worker_ready_s=round(first, 1), killed_s=round(run["killed"], 1),
     next_worker_ready_s=round(again, 1), files_there_s=[round(t, 1) for t in run["there"]],

@@ -126,8 +126,8 @@ class _Pictures: # row of a batch → image
     def __init__(self, pictures: list, folder):
         self.pictures = pictures
         named = {row: p for row, p in enumerate(pictures) if isinstance(p, str)}
-        table = pd.DataFrame({"item_id": list(named), "picture": list(named.values())}, dtype=object)
-        self.files = FolderPictures(table, folder)
+        table = {"item_id": list(named), "picture": list(named.values())}
+        self.files = FolderPictures(pd.DataFrame(table, dtype=object), folder)
 
     def __getitem__(self, row):
         if isinstance(self.pictures[row], bytes):
@@ -198,7 +198,7 @@ def images(
 
 # %% ../nbs/10e_ray.ipynb #525ffee0
 def encode_parquet(
-    items, # parquet: asin, title, what `settings.text` reads (llm, description), and picture, if any
+    items, # parquet: asin, title, what `settings.text` reads (llm, description), maybe picture
     target, # a folder for asin, tex, and img, rejected where there are pictures
     settings: ClipSettings = ClipSettings(text="title"),
     division: Division = Division(),
@@ -219,7 +219,7 @@ def encode_parquet(
 def read_vectors(
     folder, # the target of `encode_parquet`
     items: pd.DataFrame, # the catalogue, with asin
-) -> Features: # an item that is not in the folder has none; others than the catalogue's are left out
+) -> Features: # an item that is not in the folder has none; unknown asins are left out
     "The vectors of a catalogue, in its order. Reads a file at a time."
     asins, features = pd.Index(items["asin"]), Features({}, {})
     for file in sorted(Path(folder).glob("*.parquet")):
