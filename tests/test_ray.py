@@ -15,7 +15,7 @@ pytest.importorskip("ray.data")
 from llm_emf.baselines import PopularityScorer
 from llm_emf.clip import ClipSettings, encode_texts_clip, load_clip
 from llm_emf.core import InputError
-from llm_emf.data import shop_dataset, train_count
+from llm_emf.data import histories, shop_dataset, train_count
 from llm_emf.llm import BackendSettings, LLMSettings
 from llm_emf.ray_batches import (Division, EncodeItems, EnrichItems, RecommendUsers, encode_parquet,
                                  enrich_parquet, read_vectors, recommend_parquet)
@@ -110,7 +110,7 @@ def test_enrich_asks_no_question_twice_though_a_worker_is_killed(tmp_path, serve
 
 def test_recommend_gives_the_same_lists_though_a_worker_is_killed(tmp_path):
     data, _ = shop_dataset(ShopSettings(users=1500))
-    shared = SharedRecommender(PopularityScorer(train_count(data), data), data,
+    shared = SharedRecommender(PopularityScorer(train_count(data, histories(data)), data), data,
                                method="popularity", about={"split": "all"})
     shared.save_pretrained(tmp_path/"shared")
     asin = data.items["asin"].to_numpy()
