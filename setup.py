@@ -44,7 +44,7 @@ setup(
     cmdclass={"build_py": BuildWithNotebooks},
     python_requires=f">={cfg['min_python']}",
     install_requires=cfg["requirements"].split(),
-    extras_require={name: extra(name) for name in ("dev", "docs", "duckdb", "export", "offline", "rectools", "serve", "server", "tune")},
+    extras_require={name: extra(name) for name in ("dev", "docs", "duckdb", "export", "offline", "ray", "rectools", "serve", "server", "tune")},
     entry_points={"console_scripts": cfg["console_scripts"].split("\n"), "nbdev": ["llm_emf=llm_emf._modidx:d"]},
     classifiers=["Development Status :: 3 - Alpha", "Intended Audience :: Science/Research",
                  "License :: OSI Approved :: Apache Software License", "Programming Language :: Python :: 3"],
