@@ -112,7 +112,8 @@ def map_parquet(
     shutil.rmtree(aside, ignore_errors=True)
     pool = ray.data.ActorPoolStrategy(size=division.workers)
     def plan():
-        table = ray.data.read_parquet(str(source), columns=columns)
+        table = ray.data.read_parquet(str(source))
+        table = table.select_columns(columns) if columns else table
         table = table.repartition(target_num_rows_per_block=division.rows, strict=True)
         return table.map_batches(
             worker, fn_constructor_kwargs=options, batch_size=None, batch_format="pyarrow",
