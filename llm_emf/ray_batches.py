@@ -59,7 +59,7 @@ def import_ray(): # the module, with `ray.data`
     return ray
 
 # %% ../nbs/10e_ray.ipynb #80c13255
-def _source_columns(source: Path, needed: tuple, advice: str) -> list: # names of the columns
+def _source_columns(source: Path, needed, advice: str) -> list: # names of the columns
     try:
         names = pyarrow.dataset.dataset(source, format="parquet").schema.names
     except (OSError, pa.ArrowInvalid) as e:
@@ -151,7 +151,8 @@ class EncodeItems:
         device="cpu",
     ):
         self.settings, self.folder, self.device = settings, folder, device
-        self.clip = self.sentences = None
+        self.sentences: SentenceEncoder | None = None
+        self.clip: tuple = ()
         if pictures or settings.text_encoder == "clip":
             self.clip = load_clip(settings.clip, device)
         if settings.text_encoder != "clip":
@@ -298,10 +299,11 @@ class RecommendUsers:
         device="cpu",
     ):
         self.recommender = open_recommender(source, method, device)
-        self.question = {"domain": domain, "k": k, "exclude_seen": exclude_seen}
+        self.domain, self.k, self.exclude_seen = domain, k, exclude_seen
 
     def __call__(self, table: pa.Table) -> pa.Table: # as `Recommender.recommend`
-        found = self.recommender.recommend(table.to_pandas(), **self.question)
+        found = self.recommender.recommend(table.to_pandas(), self.domain, self.k,
+                                           self.exclude_seen)
         return pa.Table.from_pandas(found, preserve_index=False)
 
 # %% ../nbs/10e_ray.ipynb #b2aed4af
