@@ -22,6 +22,7 @@ from common import REAL, finish
 
 from llm_emf.clip import ClipSettings, encode_texts_clip, load_clip
 from llm_emf.ray_batches import Division, EncodeItems, encode_parquet, import_ray, read_vectors
+from llm_emf.readers import clean_text
 from llm_emf.shop import make_catalogue
 
 parser = argparse.ArgumentParser(description=__doc__,
@@ -40,6 +41,7 @@ def titles(n: int) -> tuple: # n strings, where they are from
     real = REAL/"items.parquet"
     known = (pd.read_parquet(real) if real.exists() else make_catalogue())["title"].tolist()
     found = [known[k % len(known)] + f" {k // len(known)}" * (k >= len(known)) for k in range(n)]
+    found = [clean_text(title) for title in found] # as `encode_parquet` reads them
     return found, "food-kitchen" if real.exists() else "shop"
 
 
