@@ -452,6 +452,10 @@ class CleanSettings:
         rules = {name: "≥ 0" for name, field in self.__dataclass_fields__.items()
                  if field.type is int}
         check_fields(self, duplicates=("first", "keep"), users=("both", "either"), **rules)
+        size = r"\d+(\.\d+)? ?[KMGT]i?B"
+        if not isinstance(self.memory, str) or self.memory and not re.fullmatch(size, self.memory):
+            raise InputError("memory must be a number and a unit, such as 4GB or 500MB, "
+                             f"not {self.memory!r}")
 
 # %% ../nbs/01c_readers.ipynb #50efdd38
 def _titled(p: Purchases) -> np.ndarray:

@@ -281,6 +281,7 @@ SETTINGS = [ # class, field, values that are refused
         "window_days", "each_domain")],
     (CleanSettings, "duplicates", ("last",)), (CleanSettings, "users", ("all", None)),
     (CleanSettings, "titled", (1, None)), (CleanSettings, "allow_damaged", ("yes",)),
+    (CleanSettings, "memory", ("much", "4", 4, None)),
     (ShopSettings, "items", (31, 100.0, None)), (ShopSettings, "users", (0, "5")),
     (ShopSettings, "mean_length", (3.9, float("inf"))), (ShopSettings, "transfer", (-.1, 1.1)),
     *[(ShopSettings, name, (-.1, 1.1, float("nan"), None))
