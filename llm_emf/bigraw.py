@@ -22,9 +22,9 @@ import pyarrow.parquet as pq
 
 from .core import InputError, check_fields
 from .raw import raw_names
-from .readers import (SINCE, UNTIL, BadLine, CleanSettings, Purchases, Rejected, cut_windows,
-                             find_file, parse_meta, parse_object, parse_review, parsed_lines,
-                             read_reviews, whole_times)
+from .readers import (SINCE, UNTIL, BadLine, CleanSettings, Purchases, Rejected,
+                             _check_memory, cut_windows, find_file, parse_meta, parse_object,
+                             parse_review, parsed_lines, read_reviews, whole_times)
 
 # %% ../nbs/01e_duckdb.ipynb #bc69a3be
 @dataclass(frozen=True)
@@ -36,9 +36,7 @@ class MemorySettings:
 
     def __post_init__(self):
         check_fields(self, threads="≥ 0")
-        if not re.fullmatch(r"\d+(\.\d+)? ?[KMGT]i?B", self.memory):
-            raise InputError("memory must be a number and a unit, such as 4GB or 500MB, "
-                             f"not {self.memory!r}")
+        _check_memory(self.memory)
         if self.folder and not Path(self.folder).is_dir():
             raise InputError(f"folder: {self.folder!r} is no folder")
 

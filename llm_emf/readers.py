@@ -431,6 +431,12 @@ def read_amazon(
                          f"({len(rejected.rows):,} lines rejected, the first because: {why})")
     return found.keep(slice(None), "read")
 
+# %% ../nbs/01c_readers.ipynb #5f11edd0
+def _check_memory(size) -> None:
+    if not isinstance(size, str) or not re.fullmatch(r"\d+(\.\d+)? ?[KMGT]i?B", size):
+        raise InputError("memory must be a number and a unit, such as 4GB or 500MB, "
+                         f"not {size!r}")
+
 # %% ../nbs/01c_readers.ipynb #671502bd
 @dataclass(frozen=True)
 class CleanSettings:
@@ -452,10 +458,8 @@ class CleanSettings:
         rules = {name: "≥ 0" for name, field in self.__dataclass_fields__.items()
                  if field.type is int}
         check_fields(self, duplicates=("first", "keep"), users=("both", "either"), **rules)
-        size = r"\d+(\.\d+)? ?[KMGT]i?B"
-        if not isinstance(self.memory, str) or self.memory and not re.fullmatch(size, self.memory):
-            raise InputError("memory must be a number and a unit, such as 4GB or 500MB, "
-                             f"not {self.memory!r}")
+        if self.memory != "":
+            _check_memory(self.memory)
 
 # %% ../nbs/01c_readers.ipynb #50efdd38
 def _titled(p: Purchases) -> np.ndarray:
