@@ -314,6 +314,10 @@ def make_app(
     def page():
         return HTMLResponse(html, headers={"Content-Security-Policy": policy})
 
+    @app.get("/favicon.ico", include_in_schema=False) # every browser asks for it
+    def icon():
+        return Response(status_code=204)
+
     service = Service(recommender, pictures, limits)
     _add_questions(app, service)
     _add_catalogue(app, service)
