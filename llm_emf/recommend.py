@@ -565,6 +565,8 @@ def draw_explanation(
         _add_pictures(left, [pictures[number[asin]] for asin in past["asin"]])
     left.set_title("past items", loc="left", fontsize=9)
     right.set_title("parts of the score", loc="left", fontsize=9)
+    for ax in (left, right):
+        ax.set_xlabel("contribution to the score", fontsize=8)
     fig.suptitle(f"{why.title}: rank {why.rank:,} in {why.domain}", x=.01, ha="left", fontsize=10)
     fig.tight_layout()
     return fig
