@@ -8,6 +8,7 @@ from html import unescape
 from pathlib import Path
 
 from api import api_page
+from bs4 import BeautifulSoup
 from latex2mathml.converter import convert
 from nbdev.config import get_config
 from nbdev.serve import proc_nbs
@@ -65,6 +66,36 @@ def fix_pages() -> None:
         path.write_text(text, encoding="utf-8")
 
 
+def is_words(cell) -> bool: # of a table; numbers, intervals and dates have no letters
+    return bool(re.search(r"[^\W\d_]{2}", cell.get_text()))
+
+
+def mark_words(table: str) -> str:
+    "Columns of words in a data frame get the class `words`, so that only numbers stand at the right."
+    soup = BeautifulSoup(table, "html.parser")
+    rows = [row.find_all(["th", "td"], recursive=False) for row in soup.find_all("tr")]
+    body = [row for row in rows if any(cell.name == "td" for cell in row)]
+    width = max(map(len, rows), default=0)
+    if not body or soup.find(colspan=True) or soup.find(rowspan=True):
+        return table
+    for column in range(width):
+        if any(is_words(row[column]) for row in body if len(row) > column):
+            for row in rows:
+                if len(row) > column:
+                    row[column]["class"] = [*row[column].get("class", []), "words"]
+    return str(soup)
+
+
+def fix_tables() -> None:
+    "The tables of data frames; those of the prose say themselves how they are aligned."
+    frame = re.compile(r'<table[^>]*(?:class="[^"]*dataframe|id="T_)[^>]*>.*?</table>', flags=re.S)
+    for path in sorted(OUT.rglob("*.html")):
+        text = path.read_text(encoding="utf-8")
+        fixed = frame.sub(lambda m: mark_words(m[0]), text)
+        if fixed != text:
+            path.write_text(fixed, encoding="utf-8")
+
+
 def fix_styles() -> None:
     "The themes of Bootswatch ask for fonts of Google's; the system's are used instead."
     for path in sorted(OUT.rglob("*.css")):
@@ -105,6 +136,7 @@ def main() -> None:
     else:
         subprocess.run([Path(sys.executable).parent/"smalldocs", "render", PROC], check=True)
         fix_pages()
+    fix_tables()
     fix_styles()
     fix_anchors()
     print(f"The site: {OUT.relative_to(ROOT)}/index.html")
