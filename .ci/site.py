@@ -15,6 +15,8 @@ from nbdev.serve import proc_nbs
 
 ROOT = Path(__file__).parent.parent
 PROC, OUT = ROOT/"_proc", ROOT/"_docs"
+# a line over several symbols, which browsers do not stretch; the style sheet draws it
+OVERLINE = re.compile(r'<mover>(<mrow>(?:(?!<mover>).)*</mrow>)<mo accent="true">&#x02015;</mo></mover>')
 
 
 def page_names() -> dict:
@@ -51,7 +53,7 @@ def mathml(m: re.Match) -> str:
     kind, latex = m[1], unescape(m[2]).strip()[2:-2]
     display = "block" if kind == "display" else "inline"
     try:
-        return convert(latex, display=display)
+        return OVERLINE.sub(r'<mrow class="overline">\1</mrow>', convert(latex, display=display))
     except Exception as e:
         sys.exit(f"this formula cannot be converted: {latex}\n{type(e).__name__}: {e}")
 
