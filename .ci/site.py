@@ -8,12 +8,15 @@ from html import unescape
 from pathlib import Path
 
 from api import api_page
+from bs4 import BeautifulSoup
 from latex2mathml.converter import convert
 from nbdev.config import get_config
 from nbdev.serve import proc_nbs
 
 ROOT = Path(__file__).parent.parent
 PROC, OUT = ROOT/"_proc", ROOT/"_docs"
+# a line over several symbols, which browsers do not stretch; the style sheet draws it
+OVERLINE = re.compile(r'<mover>(<mrow>(?:(?!<mover>).)*</mrow>)<mo accent="true">&#x02015;</mo></mover>')
 
 
 def page_names() -> dict:
@@ -50,7 +53,7 @@ def mathml(m: re.Match) -> str:
     kind, latex = m[1], unescape(m[2]).strip()[2:-2]
     display = "block" if kind == "display" else "inline"
     try:
-        return convert(latex, display=display)
+        return OVERLINE.sub(r'<mrow class="overline">\1</mrow>', convert(latex, display=display))
     except Exception as e:
         sys.exit(f"this formula cannot be converted: {latex}\n{type(e).__name__}: {e}")
 
@@ -63,6 +66,36 @@ def fix_pages() -> None:
         text = re.sub(r'<script[^>]*cdn\.jsdelivr\.net/npm/katex[^>]*>.*?</script>', "", text, flags=re.S)
         text = re.sub(r'<link[^>]*cdn\.jsdelivr\.net/npm/katex[^>]*>', "", text)
         path.write_text(text, encoding="utf-8")
+
+
+def is_words(cell) -> bool: # of a table; numbers, intervals and dates have no letters
+    return bool(re.search(r"[^\W\d_]{2}", cell.get_text()))
+
+
+def mark_words(table: str) -> str:
+    "Columns of words in a data frame get the class `words`, so that only numbers stand at the right."
+    soup = BeautifulSoup(table, "html.parser")
+    rows = [row.find_all(["th", "td"], recursive=False) for row in soup.find_all("tr")]
+    body = [row for row in rows if any(cell.name == "td" for cell in row)]
+    width = max(map(len, rows), default=0)
+    if not body or soup.find(colspan=True) or soup.find(rowspan=True):
+        return table
+    for column in range(width):
+        if any(is_words(row[column]) for row in body if len(row) > column):
+            for row in rows:
+                if len(row) > column:
+                    row[column]["class"] = [*row[column].get("class", []), "words"]
+    return str(soup)
+
+
+def fix_tables() -> None:
+    "The tables of data frames; those of the prose say themselves how they are aligned."
+    frame = re.compile(r'<table[^>]*(?:class="[^"]*dataframe|id="T_)[^>]*>.*?</table>', flags=re.S)
+    for path in sorted(OUT.rglob("*.html")):
+        text = path.read_text(encoding="utf-8")
+        fixed = frame.sub(lambda m: mark_words(m[0]), text)
+        if fixed != text:
+            path.write_text(fixed, encoding="utf-8")
 
 
 def fix_styles() -> None:
@@ -105,6 +138,7 @@ def main() -> None:
     else:
         subprocess.run([Path(sys.executable).parent/"smalldocs", "render", PROC], check=True)
         fix_pages()
+    fix_tables()
     fix_styles()
     fix_anchors()
     print(f"The site: {OUT.relative_to(ROOT)}/index.html")

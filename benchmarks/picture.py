@@ -45,7 +45,7 @@ def draw() -> None:
     with plt.rc_context({"svg.fonttype": "none", "svg.hashsalt": "llm-emf", "font.size": 9,
                          "font.family": "sans-serif", "text.color": INK, "axes.edgecolor": INK,
                          "xtick.color": INK, "ytick.color": INK}):
-        fig, axes = plt.subplots(2, 1, figsize=(6.2, 4.5), layout="constrained")
+        fig, axes = plt.subplots(2, 1, figsize=(4.8, 4.4), layout="constrained")
         for ax, (panel, found) in zip(axes, panels.items()):
             colours = [OURS if m.startswith("hybrid") else PAPER if m == "llm-emf" else OTHER
                        for m in found]

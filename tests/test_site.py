@@ -1,6 +1,7 @@
 "The site: built without Quarto, complete without a network, with the code that readers come for."
 import functools
 import http.server
+import importlib.util
 import json
 import re
 import subprocess
@@ -118,6 +119,53 @@ def test_the_api_index_lists_every_public_function_and_class(site):
             listed = re.search(r"__all__ = \[.*?\]", source, flags=re.S)
             if listed and f"'{name}'" in listed[0]:
                 assert f">{name}<" in text, f"{path.stem}.{name}"
+
+
+def builder(monkeypatch, name): # a script of .ci/ as a module
+    monkeypatch.syspath_prepend(ROOT/".ci")
+    spec = importlib.util.spec_from_file_location(f"ci_{name}", ROOT/".ci"/f"{name}.py")
+    spec.loader.exec_module(module := importlib.util.module_from_spec(spec))
+    return module
+
+
+def test_columns_of_words_are_read_from_the_left(monkeypatch):
+    mark = builder(monkeypatch, "site").mark_words
+    head = "<tr><th></th><th>item</th><th>MRR (interval)</th></tr>"
+    found = mark(f"<table>{head}<tr><th>0</th><td>tea</td><td>4.0 (3.1 – 5.2)</td></tr></table>")
+    assert found.count('class="words"') == 2 and '<td class="words">tea' in found
+    spanned = f'<table><tr><th colspan="3">all</th></tr>{head}</table>'
+    assert mark(spanned) == spanned
+
+
+def test_a_line_over_several_symbols_is_drawn(monkeypatch):
+    formula = r'<span class="math inline">\(\overline{1/r}\)</span>'
+    site = builder(monkeypatch, "site")
+    found = re.sub(r'<span class="math (inline|display)">(.*?)</span>', site.mathml, formula)
+    assert found.startswith("<math") and '<mrow class="overline">' in found
+
+
+def test_a_report_is_kept_without_code_and_with_its_outputs(monkeypatch):
+    import nbformat
+    picture = {"output_type": "display_data", "metadata": {"image/png": {"alt": "bars"}},
+               "data": {"image/png": "iVBORw0KGgo=", "text/plain": "<Figure>"}}
+    said = {"output_type": "stream", "name": "stdout", "text": "done"}
+    cells = [nbformat.v4.new_markdown_cell(text) for text in ("before", "# Report", "## Results")]
+    cells.append(nbformat.v4.new_code_cell("draw()", outputs=[said, picture]))
+    kept = builder(monkeypatch, "keep_report").kept_cells([nbformat.from_dict(c) for c in cells])
+    assert [c["source"] for c in kept] == ["## Results", "#| eval: false\n#| echo: false"]
+    assert kept[1]["outputs"][0]["data"] == {"image/png": "iVBORw0KGgo="}
+    assert kept[1]["outputs"][0]["metadata"]["image/png"]["alt"] == "bars"
+
+
+@pytest.mark.parametrize("path", sorted((ROOT/"nbs"/"reports").glob("*.ipynb")), ids=str)
+def test_a_kept_report_says_which_run_it_is(path):
+    cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
+    title = "".join(cells[0]["source"])
+    assert re.search(r"profile (quick|paper)\n", title) and re.search(r"20\d\d-\d\d-\d\d", title)
+    shown = [o for c in cells if c["cell_type"] == "code" for o in c["outputs"]]
+    assert sum("image/png" in o["data"] for o in shown) >= 3
+    assert path.stat().st_size < 1_000_000
+    assert f"reports/{path.name}" in (ROOT/"_quarto.yml").read_text(encoding="utf-8")
 
 
 # in a real browser, without a network
