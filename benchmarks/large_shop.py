@@ -9,16 +9,17 @@ of each size has a process of its own, which tells its seconds, its processor se
 memory; importing the library is not counted. A stage that was killed is begun again, one that is
 done is not repeated: the same command goes on where it was. Files of a size stay in DIR.
 
-LLM-EMF is trained for an epoch on the purchases of a sample of the users, ranks a sample of the
-test cases, and recommends to a sample of the users, while every table has its full size. The time
-for all of them is extrapolated: reading, once, and the rest in proportion. Neighbours (item-kNN by
-order and text, settings as given) learn from all users and rank all test cases; the report reads
-those ranks.
+Two methods are fitted: neighbours (item-kNN by order and text, settings as given), from all users,
+and LLM-EMF, for an epoch on the purchases of a sample of the users. Both rank a sample of the test
+cases and recommend to a sample of the users, while every table has its full size. The time for all
+of them is extrapolated: reading the run, once, and the rest in proportion. The report reads as many
+ranks as there are test cases: those of the sample, repeated. Equal titles are encoded once; the
+time is extrapolated to as many different ones as there are items.
 
 With --many, a catalogue of so many items, ids alone, d = 16, is ranked and trained on: the memory
 of scores must not grow with users x items.
 
-The whole takes hours on one core, the sizes but the last about twenty minutes.
+All sizes take about half an hour of processor time, most of it the last.
 """
 import argparse
 import json
@@ -37,7 +38,7 @@ import pyarrow.parquet as pq
 from common import finish
 
 from llm_emf import cli
-from llm_emf.core import InputError, Run, open_run
+from llm_emf.core import InputError, Run, open_run, run_stage
 from llm_emf.data import Dataset
 from llm_emf.methods import METHODS, find_method
 from llm_emf.model import LLMEMF, ModelSettings
@@ -68,13 +69,6 @@ def llm_emf(*words) -> None:
         sys.exit(code)
 
 
-def write_items(place: Place, items: pd.DataFrame) -> None:
-    "The catalogue; a number makes each title another text."
-    number = items["item_id"].astype(str)
-    table = items[["domain", "asin", "price"]].assign(item=items["item_id"])
-    table.assign(title=items["title"] + ", No. " + number).to_parquet(place.data/"items.parquet")
-
-
 def as_lists(bought: np.ndarray, times: np.ndarray) -> dict: # column → arrow array
     "A block of users; both (users, longest), 0 after the end."
     offset = np.r_[0, np.cumsum((bought > 0).sum(1))].astype(np.int32)
@@ -87,7 +81,8 @@ def simulate(place: Place, options) -> tuple: # users, of all users
     settings = ShopSettings(users=place.users, items=place.items // 2)
     place.data.mkdir()
     items = make_catalogue(settings)
-    write_items(place, items)
+    table = items[["domain", "asin", "title", "price"]].assign(item=items["item_id"])
+    table.to_parquet(place.data/"items.parquet")
     writer = None
     for first, _, bought, times in simulate_users(items, settings):
         names = np.char.mod("U%07d", np.arange(first, first + len(bought)))
@@ -108,10 +103,11 @@ def enrich(place: Place, options) -> tuple:
     return place.items, place.items
 
 
-def encode(place: Place, options) -> tuple:
+def encode(place: Place, options) -> tuple: # different titles, items
     llm_emf("encode", "--out", place.out, "--text-encoder", "clip",
             "--settings", "dtype=float16", "--device", "cpu")
-    return place.items, place.items
+    items = pd.read_parquet(place.data/"items.parquet", columns=["title"])
+    return items["title"].nunique(), place.items
 
 
 def neighbours(place: Place, options) -> tuple:
@@ -136,19 +132,28 @@ def train(place: Place, options) -> tuple: # users, of all users
     return min(options.trained, place.users), place.users
 
 
+def evaluate_by(name: str, place: Place, n: int) -> tuple: # cases, of all cases
+    "The stage `evaluate` for a sample of the test cases, whose ranks stand for all."
+    run, method = place.run(), find_method(name)
+    task, trained = load_task(run), run.path/f"train-{name}"
+    every = task.split["test"]
+    some = replace(task, split=task.split | {"test": every.sample(n)})
+    def make(folder):
+        files = rank_pieces(some, method.load(trained, task, "cpu"), place.folder/"pieces")
+        found = pd.concat(map(pd.read_parquet, files))
+        found = found.iloc[np.resize(np.arange(len(found)), len(every))]
+        ranks = task.rank_table(every, found.assign(row=np.arange(len(every))))
+        ranks.to_parquet(folder/"ranks.parquet", index=False)
+    run_stage(run, f"evaluate-{name}", make, {"cases": n}, [run.path/"prepare", trained])
+    return min(n, len(every)), len(every)
+
+
 def evaluate_knn(place: Place, options) -> tuple:
-    llm_emf("evaluate", "--method", KNN, "--out", place.out)
-    return place.users, place.users
+    return evaluate_by(KNN, place, options.ranked)
 
 
-def evaluate(place: Place, options) -> tuple: # cases, of all cases
-    "The ranks of a sample of the test cases by LLM-EMF, as the stage makes them."
-    run, method = place.run(), find_method("llm-emf")
-    task = load_task(run)
-    cases = task.split["test"].sample(options.ranked)
-    scorer = method.load(run.path/"train-llm-emf", task, "cpu")
-    rank_pieces(replace(task, split=task.split | {"test": cases}), scorer, place.folder/"pieces")
-    return len(cases), len(task.split["test"])
+def evaluate(place: Place, options) -> tuple:
+    return evaluate_by("llm-emf", place, options.ranked)
 
 
 def write_users(place: Place, n: int) -> Path: # of the file
@@ -169,7 +174,7 @@ def recommend_by(method: str, place: Place, n: int) -> tuple: # users, of all us
 
 
 def recommend_knn(place: Place, options) -> tuple:
-    return recommend_by(KNN, place, 5 * options.recommended)
+    return recommend_by(KNN, place, options.recommended)
 
 
 def recommend(place: Place, options) -> tuple:
@@ -189,8 +194,8 @@ STAGES = {
     "encode": (encode, "items", ["run/encode*", "vectors"]),
     "neighbours": (neighbours, "users", [f"run/train-{KNN}*"]),
     "train": (train, "users", ["run/train-llm-emf*"]),
-    "evaluate": (evaluate, "users", ["pieces"]),
-    "evaluate neighbours": (evaluate_knn, "users", [f"run/evaluate-{KNN}*"]),
+    "evaluate": (evaluate, "users", ["pieces", "run/evaluate-llm-emf*"]),
+    "evaluate neighbours": (evaluate_knn, "users", ["pieces", f"run/evaluate-{KNN}*"]),
     "recommend": (recommend, "users", ["users.parquet", "recs.parquet*"]),
     "recommend neighbours": (recommend_knn, "users", ["users.parquet", "recs.parquet*"]),
     "report": (report, "users", ["run/report*", "run/notebooks", "run/results.csv"]),
@@ -264,7 +269,7 @@ def measure_stage(stage: str, place: Place, options) -> dict: # a row of the tab
     "In this process."
     function, unit, _ = STAGES[stage]
     reading = np.zeros(2)
-    if stage in ("train", "evaluate", "recommend", "recommend neighbours"): # done for a sample
+    if stage.split()[0] in ("train", "evaluate", "recommend"): # done for a sample
         before = now()
         load_task(place.run())
         reading = now() - before
@@ -343,19 +348,19 @@ def main(options) -> None:
     rows = []
     for size in options.sizes:
         place = Place(options.folder, *sizes(size))
-        rows += [measured(stage, place, options) for stage in STAGES]
-        keep(rows, options)
+        for stage in STAGES:
+            rows.append(measured(stage, place, options))
+            keep(rows, options)
     for stage in MANY:
         for n in options.many:
             rows.append(measured(stage, Place(options.folder, 0, n), options))
-    keep(rows, options)
+            keep(rows, options)
 
 
 def keep(rows: list, options) -> None:
     "The table so far."
-    last = [r for r in rows if r["stage"] in STAGES][-len(STAGES):]
-    finish("large_shop", rows, max(r["peak GiB"] for r in last),
-           ratio_means="GiB: the peak memory of the largest size's most demanding stage",
+    finish("large_shop", rows, max(r["peak GiB"] for r in rows),
+           ratio_means="GiB: the peak memory of the most demanding stage",
            exponents=exponents(rows), settings=WORDS, samples={
                name: getattr(options, name) for name in ("trained", "ranked", "recommended")})
     for stage, found in exponents(rows).items():
@@ -367,11 +372,12 @@ if __name__ == "__main__":
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--sizes", nargs="+", default=["10000x1000", "100000x10000"])
     parser.add_argument("--folder", required=True, help="for files; those of a size stay there")
-    parser.add_argument("--trained", type=int, default=20_000,
+    parser.add_argument("--trained", type=int, default=5000,
                         help="users whose purchases LLM-EMF learns from")
-    parser.add_argument("--ranked", type=int, default=10_000, help="test cases that it ranks")
-    parser.add_argument("--recommended", type=int, default=10_000,
-                        help="users that it recommends to; neighbours to five times as many")
+    parser.add_argument("--ranked", type=int, default=5000,
+                        help="test cases that each method ranks")
+    parser.add_argument("--recommended", type=int, default=2000,
+                        help="users that each method recommends to")
     parser.add_argument("--many", type=int, nargs="*", default=[],
                         help="items of catalogues for single steps, e.g. 100000 1000000 10000000")
     parser.add_argument("--stage", default="", help=argparse.SUPPRESS)
