@@ -23,9 +23,9 @@ All sizes take about half an hour of processor time, most of it the last.
 """
 import argparse
 import json
+import multiprocessing
 import resource
 import shutil
-import subprocess
 import sys
 import time
 from dataclasses import replace
@@ -292,6 +292,12 @@ def measure_many(stage: str, place: Place, options) -> dict: # a row of the tabl
             "counted": unit, "done": done}
 
 
+def measure(stage: str, place: Place, options, record: Path) -> None:
+    "In a process of its own: measure, and keep the row."
+    found = (measure_stage if stage in STAGES else measure_many)(stage, place, options)
+    record.write_text(json.dumps(found))
+
+
 def clear(place: Place, stage: str) -> None:
     "Remove what a killed process left, so that its time is not missing."
     for pattern in STAGES[stage][2]:
@@ -306,11 +312,13 @@ def measured(stage: str, place: Place, options) -> dict: # a row of the table
     if not record.exists():
         if stage in STAGES:
             clear(place, stage)
-        command = [sys.executable, __file__, "--stage", stage, "--folder", options.folder,
-                   "--sizes", f"{place.users}x{place.items}"]
-        for name in ("trained", "ranked", "recommended"):
-            command += [f"--{name}", str(getattr(options, name))]
-        subprocess.run(command, check=True)
+        # a fork has the library imported; this process computes nothing and stays small
+        process = multiprocessing.get_context("fork").Process(
+            target=measure, args=(stage, place, options, record))
+        process.start()
+        process.join()
+        if process.exitcode:
+            sys.exit(f"{stage} of {place.folder.name} failed")
     row = {"stage": stage, "users": place.users, "items": place.items}
     row |= json.loads(record.read_text())
     print(row, flush=True)
@@ -370,7 +378,7 @@ def keep(rows: list, options) -> None:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--sizes", nargs="+", default=["10000x1000", "100000x10000"])
+    parser.add_argument("--sizes", nargs="*", default=["10000x1000", "100000x10000"])
     parser.add_argument("--folder", required=True, help="for files; those of a size stay there")
     parser.add_argument("--trained", type=int, default=5000,
                         help="users whose purchases LLM-EMF learns from")
@@ -380,12 +388,4 @@ if __name__ == "__main__":
                         help="users that each method recommends to")
     parser.add_argument("--many", type=int, nargs="*", default=[],
                         help="items of catalogues for single steps, e.g. 100000 1000000 10000000")
-    parser.add_argument("--stage", default="", help=argparse.SUPPRESS)
-    given = parser.parse_args()
-    if given.stage:
-        its_place = Place(given.folder, *sizes(given.sizes[0]))
-        measure = measure_stage if given.stage in STAGES else measure_many
-        found = measure(given.stage, its_place, given)
-        (its_place.folder/"measured"/f"{given.stage}.json").write_text(json.dumps(found))
-    else:
-        main(given)
+    main(parser.parse_args())
