@@ -296,7 +296,8 @@ def row_blocks(
     entries: int = 2**24, # of a block; more if one row has more
 ) -> list: # of slices
     "Neighbouring rows, cut so that each block has about as many entries."
-    cuts = np.searchsorted(matrix.indptr, np.arange(0, matrix.nnz, entries), side="right") - 1
+    places = np.arange(entries, matrix.nnz, entries)
+    cuts = np.searchsorted(matrix.indptr, places, side="right") - 1
     cuts = np.unique(np.r_[0, cuts, matrix.shape[0]])
     return [slice(a, b) for a, b in zip(cuts[:-1], cuts[1:])]
 
