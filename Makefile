@@ -5,7 +5,7 @@ READY := .venv/.ready
 export TOKENIZERS_PARALLELISM := false
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help reproduce test test-slow fuzz docs bench quality readme clean rectools anchor
+.PHONY: help reproduce test test-slow fuzz docs bench quality readme clean rectools anchor large
 
 help:
 	@echo "make reproduce   environment, all notebooks on the embedded shop, report"
@@ -16,6 +16,7 @@ help:
 	@echo "make bench       the benchmarks, in benchmarks/results/"
 	@echo "make rectools    our SASRec and BERT4Rec against RecTools', in an environment of its own"
 	@echo "make anchor      every method on ABXI's public data, hours; killed, it goes on where it was"
+	@echo "make large       every stage with 1,000,000 users and 100,000 items, an hour; goes on when killed"
 	@echo "make quality     the quality studies, hours; killed, they go on where they were"
 	@echo "make readme      README.md and its picture, from nbs/index.ipynb and benchmarks/results/"
 	@echo "make clean       remove the environment and what was built; runs/ stays"
@@ -58,7 +59,7 @@ docs: $(READY)
 	@$(BIN)/python .ci/site.py
 
 # each has a target of its own: another environment; hours
-LONG := benchmarks/against_rectools.py benchmarks/public_anchor.py
+LONG := benchmarks/against_rectools.py benchmarks/public_anchor.py benchmarks/large_shop.py
 
 bench: $(READY)
 	@for f in $(filter-out $(LONG),$(wildcard benchmarks/*_*.py)); do echo "== $$f"; $(BIN)/python $$f || exit 1; done
@@ -70,6 +71,10 @@ rectools: # RecTools needs older numpy and pandas than the pinned ones
 
 anchor: $(READY)
 	@$(BIN)/python benchmarks/public_anchor.py
+
+large: $(READY)
+	@$(BIN)/python benchmarks/large_shop.py --folder runs/large-shop \
+		--sizes 10000x1000 100000x10000 1000000x100000 --many 100000 1000000 10000000
 
 quality: $(READY)
 	@for d in shop food-kitchen; do echo "== quality on $$d"; $(BIN)/python benchmarks/quality.py $$d || exit 1; done

@@ -14,6 +14,7 @@ __all__ = ['SPLITS', 'SPLIT_KINDS', 'SHOP_USERS', 'SOURCES', 'PUBLISHED', 'TIES'
 # %% ../nbs/02_data.ipynb #e046e3bb
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import cached_property
 from itertools import chain
 from pathlib import Path
 
@@ -50,7 +51,7 @@ class Dataset:
     def n_items(self) -> int: # of both domains
         return len(self.items)
 
-    @property
+    @cached_property # it is asked for with each block of users
     def n_x(self) -> int: # items of X
         return int((self.items["domain"] == self.domains[0]).sum())
 

@@ -228,7 +228,8 @@ def prepare_features(
         raise InputError(f"`has` of the features {name!r} must be a mask of {n_items + 1} entries "
                          "with at least one item; leave features out that no item has")
     centre = vectors[1:][mask[1:]].mean(0)
-    return F.normalize(vectors - centre, dim=-1) * mask[:, None], mask
+    vectors -= centre # in place: of a large catalogue there should be one copy
+    return F.normalize(vectors, dim=-1, out=vectors).mul_(mask[:, None]), mask
 
 # %% ../nbs/06_model.ipynb #70755313
 def principal_components(

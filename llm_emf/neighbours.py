@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['ORDER_SPACE', 'TEXT_SPACE', 'ordered_pairs', 'keep_strongest', 'nearest_items', 'title_words', 'word_vectors',
            'word_neighbours', 'vector_neighbours', 'nearest_centre', 'cell_centres', 'VectorCells', 'NeighbourSettings',
-           'NeighbourParts', 'NeighbourScorer', 'coordinate_search', 'search_task', 'Neighbours']
+           'NeighbourParts', 'row_blocks', 'NeighbourScorer', 'coordinate_search', 'search_task', 'Neighbours']
 
 # %% ../nbs/09a_neighbours.ipynb #d93f0637
 import re
@@ -290,6 +290,17 @@ class NeighbourParts:
         other.near = self.near
         return other
 
+# %% ../nbs/09a_neighbours.ipynb #41416b76
+def row_blocks(
+    matrix: sparse.csr_matrix,
+    entries: int = 2**24, # of a block; more if one row has more
+) -> list: # of slices
+    "Neighbouring rows, cut so that each block has about as many entries."
+    places = np.arange(entries, matrix.nnz, entries)
+    cuts = np.searchsorted(matrix.indptr, places, side="right") - 1
+    cuts = np.unique(np.r_[0, cuts, matrix.shape[0]])
+    return [slice(a, b) for a, b in zip(cuts[:-1], cuts[1:])]
+
 # %% ../nbs/09a_neighbours.ipynb #d9ca4d5d
 @patch
 def together(self: NeighbourParts, s: NeighbourSettings) -> sparse.csr_matrix:
@@ -300,10 +311,14 @@ def together(self: NeighbourParts, s: NeighbourSettings) -> sparse.csr_matrix:
         pairs.eliminate_zeros()
         return pairs, pairs.T.tocsr()
     forward, back = self.keep(("pairs", s.window, s.decay), make)
-    pairs, n = (forward + s.backward * back).tocsr(), np.maximum(self.count, 1.0)
-    scale = np.repeat(n ** -s.from_power, np.diff(pairs.indptr)) * (n ** -s.to_power)[pairs.indices]
-    pairs.data *= scale.astype(np.float32)
-    return keep_strongest(pairs, s.top, self.dataset.n_x)
+    n = np.maximum(self.count, 1.0)
+    from_scale, to_scale = n ** -s.from_power, n ** -s.to_power
+    def strongest(rows): # of some items: sums and sorting of all would take much more memory
+        pairs = (forward[rows] + s.backward * back[rows]).tocsr()
+        scale = np.repeat(from_scale[rows], np.diff(pairs.indptr)) * to_scale[pairs.indices]
+        pairs.data *= scale.astype(np.float32)
+        return keep_strongest(pairs, s.top, self.dataset.n_x)
+    return sparse.vstack(list(map(strongest, row_blocks(forward))), format="csr")
 
 # %% ../nbs/09a_neighbours.ipynb #bab95751
 @patch
