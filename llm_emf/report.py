@@ -190,7 +190,9 @@ def answer(
     part = part[(part["metric"] == "mrr") & ~part["method"].isin(["oracle", "ceiling"])]
     order = [method for method, _ in best_first(part)]
     first, users = order[0], part["users"].iloc[0]
-    kind = "" if isinstance(METHODS[first], ModelMethod) else ", a simple method,"
+    best = METHODS[first]
+    simple = best.family == "baseline" and not isinstance(best, ModelMethod)
+    kind = ", a simple method," if simple else ""
     said = [f"**{label(first)}**{kind} is first of {len(order)} under full ranking: MRR "
             f"{_mrr(part, first)} over {users:,} test users."]
     if "llm-emf" not in order:
