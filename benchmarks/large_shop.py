@@ -12,9 +12,10 @@ done is not repeated: the same command goes on where it was. Files of a size sta
 Two methods are fitted: neighbours (item-kNN by order and text, settings as given), from all users,
 and LLM-EMF, for an epoch on the purchases of a sample of the users. Both rank a sample of the test
 cases and recommend to a sample of the users, while every table has its full size. The time for all
-of them is extrapolated: reading the run, once, and the rest in proportion. The report reads as many
-ranks as there are test cases: those of the sample, repeated. Equal titles are encoded once; the
-time is extrapolated to as many different ones as there are items.
+of them is extrapolated: what is done once (reading the run; of recommending, the whole command for
+ten users), and the rest in proportion. The report reads as many ranks as there are test cases:
+those of the sample, repeated. Equal titles are encoded once; the time is extrapolated to as many
+different ones as there are items.
 
 With --many, a catalogue of so many items, ids alone, d = 16, is ranked and trained on: the memory
 of scores must not grow with users x items.
@@ -271,7 +272,11 @@ def measure_stage(stage: str, place: Place, options) -> dict: # a row of the tab
     reading = np.zeros(2)
     if stage.split()[0] in ("train", "evaluate", "recommend"): # done for a sample
         before = now()
-        load_task(place.run())
+        if stage.startswith("recommend"): # the whole command, for a few users
+            function(place, argparse.Namespace(**vars(options) | {"recommended": 10}))
+            clear(place, stage)
+        else:
+            load_task(place.run())
         reading = now() - before
     before = now()
     done, of = function(place, options)
