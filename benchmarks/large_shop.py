@@ -389,7 +389,7 @@ if __name__ == "__main__":
                         help="users whose purchases LLM-EMF learns from")
     parser.add_argument("--ranked", type=int, default=5000,
                         help="test cases that each method ranks")
-    parser.add_argument("--recommended", type=int, default=2000,
+    parser.add_argument("--recommended", type=int, default=20_000,
                         help="users that each method recommends to")
     parser.add_argument("--many", type=int, nargs="*", default=[],
                         help="items of catalogues for single steps, e.g. 100000 1000000 10000000")
