@@ -31,9 +31,10 @@ def random_features(data, e=384) -> dict: # modality → vectors
     return {"tex": torch.from_numpy(rng.standard_normal((data.n_items + 1, e), dtype=np.float32))}
 
 
-def peak_gib() -> float:
+def peak_gib(children: bool = False) -> float: # children: or one that it started and that has ended
     "The most memory that this process has had."
-    return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20, 2)
+    whose = (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)[:1 + children]
+    return round(max(resource.getrusage(who).ru_maxrss for who in whose) / 2**20, 2)
 
 
 def machine() -> dict:

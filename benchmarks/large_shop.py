@@ -36,7 +36,7 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
-from common import finish
+from common import finish, peak_gib
 
 from llm_emf import cli
 from llm_emf.core import InputError, Run, open_run, run_stage
@@ -255,12 +255,6 @@ MANY = {"steps, many items": (steps_of_many, "steps"),
         "best, many items": (best_of_many, "users")}
 
 
-def peak_gib() -> float:
-    "The most memory that this process or one that it started has had."
-    return round(max(resource.getrusage(who).ru_maxrss for who in (
-        resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)) / 2**20, 2)
-
-
 def now() -> np.ndarray: # seconds, processor seconds with those of processes that have ended
     used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
     return np.array([time.perf_counter(), sum(u.ru_utime + u.ru_stime for u in used)])
@@ -282,8 +276,9 @@ def measure_stage(stage: str, place: Place, options) -> dict: # a row of the tab
     done, of = function(place, options)
     seconds, cpu = now() - before
     whole = reading[1] + (cpu - reading[1]) * of / done
-    return {"seconds": round(seconds, 1), "CPU s": round(cpu, 1), "peak GiB": peak_gib(),
-            "counted": unit, "done": done, "of": of, "CPU s for all": round(whole, 1)}
+    return {"seconds": round(seconds, 1), "CPU s": round(cpu, 1),
+            "peak GiB": peak_gib(children=True), "counted": unit, "done": done, "of": of,
+            "CPU s for all": round(whole, 1)}
 
 
 def measure_many(stage: str, place: Place, options) -> dict: # a row of the table
@@ -293,8 +288,8 @@ def measure_many(stage: str, place: Place, options) -> dict: # a row of the tabl
     before = now()
     work()
     seconds, cpu = now() - before
-    return {"seconds": round(seconds, 1), "CPU s": round(cpu, 2), "peak GiB": peak_gib(),
-            "counted": unit, "done": done}
+    return {"seconds": round(seconds, 1), "CPU s": round(cpu, 2),
+            "peak GiB": peak_gib(children=True), "counted": unit, "done": done}
 
 
 def measure(stage: str, place: Place, options, record: Path) -> None:
