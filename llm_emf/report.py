@@ -216,8 +216,8 @@ def share_of_oracle(results: pd.DataFrame) -> pd.DataFrame: # empty for real dat
     return pd.DataFrame(rows).T.rename_axis(columns="full ranking")
 
 # %% ../nbs/11_report.ipynb #c0f95685
-PANELS = {"full": "Full ranking: {first} is first",
-          "sampled999": "Among 999 negatives, as papers report"}
+PANELS = {"full": "Full ranking:\n{first} is first",
+          "sampled999": "Among 999 negatives,\nas papers report"}
 
 def bar_colour(method: str) -> str:
     "LLM-EMF and our own methods in colour, the oracle light, every other method grey."
