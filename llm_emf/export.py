@@ -247,13 +247,15 @@ class UserEncoder(nn.Module):
         every = torch.arange(model.n_items + 1, device=model.log_temperature.device)
         with torch.no_grad():
             if isinstance(model, Hybrid):
-                table = model.settings.d ** .5 * model.vectors(every)[None]
+                table = model.settings.d ** .5 * model.vectors(every)
                 self.sequences, self.banks = ["both"], nn.ModuleDict({"both": model.encoder})
             else:
                 table = model.embed(every)
                 self.sequences, self.banks = list(model.sequences), model.encoders
             self.register_buffer("table", table)
-            self.register_buffer("scale", model.log_temperature.exp().reciprocal())
+            parts = len(model.views) if isinstance(model, Hybrid) else 1
+            scale = model.log_temperature.exp().reciprocal() / parts ** .5
+            self.register_buffer("scale", scale)
         self.n_x, self.shared = model.n_x, "one" in self.banks
         self.eval()
 

@@ -307,6 +307,10 @@ class SequenceModel(nn.Module):
     def _ids(self, item_ids: Tensor) -> Tensor: # (…, d)
         return self.id_embedding(send(item_ids, self.id_embedding.weight))
 
+    def judged(self, x: Tensor) -> list: # of (…, k) parts of states or keys
+        "What the loss is the mean over: here states and keys as they are."
+        return [x]
+
     def describe(self, domains: tuple) -> dict:
         "What the training curve shows of the model."
         return {"temperature": float(self.log_temperature.detach().exp())}
@@ -314,14 +318,18 @@ class SequenceModel(nn.Module):
 # %% ../nbs/09b_sequential.ipynb #92fb6737
 @patch
 def _log_p(self: SequenceModel, q: Tensor, target: Tensor, domain: int, negatives) -> Tensor:
-    every = self.candidates(domain)
+    every, states = self.candidates(domain), self.judged(q)
     if negatives is None:
         row = send(target - (1 if domain == 0 else self.n_x + 1), q)
-        return full_log_likelihood(q, self.keys(every), row, self.settings.chunk)
-    negative = negatives[domain]
-    log_nq = math.log(len(negative) / len(every))
-    k_target, k_negative = self.keys(target), self.keys(negative)
-    return sampled_log_likelihood(q, k_target, k_negative, target, negative, log_nq)
+        keys = self.judged(self.keys(every))
+        found = [full_log_likelihood(s, k, row, self.settings.chunk) for s, k in zip(states, keys)]
+    else:
+        negative = negatives[domain]
+        log_nq = math.log(len(negative) / len(every))
+        both = (self.judged(self.keys(ids)) for ids in (target, negative))
+        found = [sampled_log_likelihood(s, k, n, target, negative, log_nq)
+                 for s, k, n in zip(states, *both)]
+    return sum(found) / len(found)
 
 @patch
 def loss(

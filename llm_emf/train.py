@@ -13,6 +13,7 @@ import json
 import math
 import os
 import time
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -47,13 +48,15 @@ class TrainSettings:
     weight_decay: float = 0.0 # of AdamW
     clip_norm: float = 5.0 # largest norm of the whole gradient
     batch_tokens: int = 512 # purchases in a batch, padding included; for the reason see below
+    parts: int = 1 # a batch is worked off in so many parts: less memory for the same step
     precision: str = "no" # `no` (float32), `bf16` or `fp16`: accelerate's mixed precision
     compile: bool = False # torch.compile; takes minutes before the first step, so for long GPU runs
     sparse_ids: int = 200_000 # from so many items on, and with negatives, id gradients are sparse
     save_minutes: float = 5.0 # a checkpoint at least so often, and after each epoch
 
     def __post_init__(self):
-        least = dict.fromkeys(("epochs", "valid_cases", "patience", "batch_tokens"), "≥ 1")
+        whole = ("epochs", "valid_cases", "patience", "batch_tokens", "parts")
+        least = dict.fromkeys(whole, "≥ 1")
         check_fields(self, **least, sparse_ids="≥ 0", learning_rate="> 0", clip_norm="> 0",
                      weight_decay="≥ 0", save_minutes="≥ 0", precision=("no", "bf16", "fp16"))
 
@@ -162,15 +165,19 @@ def make_optimisers(model, settings: TrainSettings) -> list:
     return optimisers
 
 # %% ../nbs/08_train.ipynb #91fe4bef
-def clip_gradients(parameters, max_norm: float) -> Tensor: # the norm before
+def clip_gradients(
+    parameters,
+    max_norm: float,
+    scale: float = 1.0, # what the gradients are multiplied by first
+) -> Tensor: # the norm before clipping
     "Scale all gradients, sparse ones included, so that their common norm is at most `max_norm`."
     with_grad = [p for p in parameters if p.grad is not None]
     for p in with_grad:
         if p.grad.is_sparse:
             p.grad = p.grad.coalesce()
     values = [p.grad._values() if p.grad.is_sparse else p.grad for p in with_grad]
-    norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(values)))
-    torch._foreach_mul_(values, (max_norm / (norm + 1e-6)).clamp(max=1.0))
+    norm = scale * torch.linalg.vector_norm(torch.stack(torch._foreach_norm(values)))
+    torch._foreach_mul_(values, scale * (max_norm / (norm + 1e-6)).clamp(max=1.0))
     return norm
 
 # %% ../nbs/08_train.ipynb #220ba4dd
@@ -307,22 +314,38 @@ def batch_loss(
     both = self.accelerator.reduce(both)
     return both[0], int(both[1])
 
+# %% ../nbs/08_train.ipynb #98b296b2
+@patch
+def add_gradients(
+    self: Trainer, epoch: int, step: int, rows: np.ndarray,
+) -> tuple: # loss over all processes; number of targets; what the gradients are to be scaled by
+    "Forward and backward of a batch."
+    negatives, value, total = self.negatives(epoch, step), 0.0, 0
+    n, purchases = min(self.settings.parts, len(rows)), self.ranges.take(rows).length.sum()
+    for k in range(n):
+        items, weight = self.share(rows[k::n])
+        one_more = self.accelerator.no_sync(self.wrapped) if k < n - 1 else nullcontext()
+        with one_more:
+            with self.accelerator.autocast():
+                loss, targets = self.wrapped(items, negatives)
+            of_part, in_part = self.batch_loss(loss, targets, weight)
+            value, total = value + of_part, total + in_part
+            # each process's gradient is averaged over processes, hence the factor `world`
+            divisor = max(total, 1) if n == 1 else float(purchases)
+            self.accelerator.backward(weight * loss * self.world / divisor)
+    return value, total, 1.0 if n == 1 else float(purchases) / max(total, 1)
+
 # %% ../nbs/08_train.ipynb #5eb67b0d
 @patch
 def step(self: Trainer, epoch: int, step: int, rows: np.ndarray) -> None:
     "One batch: forward, backward, clip, update."
-    items, weight = self.share(rows)
     rate = self.prepare_step(epoch, step)
-    with self.accelerator.autocast():
-        loss, targets = self.wrapped(items, self.negatives(epoch, step))
-    value, total = self.batch_loss(loss, targets, weight)
-    # each process's gradient is averaged over processes, hence the factor `world`
-    self.accelerator.backward(weight * loss * self.world / max(total, 1))
+    value, total, scale = self.add_gradients(epoch, step, rows)
     self.unread.append((step, value))
     if self.device.type == "cpu" or len(self.unread) == READ_EVERY:
         self.read_losses()
     self.accelerator.unscale_gradients()
-    clip_gradients(self.model.parameters(), self.settings.clip_norm)
+    clip_gradients(self.model.parameters(), self.settings.clip_norm, scale)
     for optimiser in self.optimisers:
         optimiser.step()
     self.state["targets"] += total
