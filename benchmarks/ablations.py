@@ -13,8 +13,8 @@ from dataclasses import replace
 
 import numpy as np
 from common import finish
-from quality import device_of, food_kitchen_run, make_parser, over_seeds, paired, ranks_of
-from quality import shop_run, stop_if_unfinished, task_of
+from quality import by_group, device_of, food_kitchen_run, groups, make_parser, over_seeds
+from quality import paired, ranks_of, shop_run, stop_if_unfinished, task_of
 
 from llm_emf.core import derive
 
@@ -94,8 +94,9 @@ def main(options) -> None:
     shop = options.data == "shop"
     name = "shop, default" if shop else "food-kitchen, leave-one-out"
     wanted = {k: ABLATIONS[k] for k in ["LLM-EMF", *options.only]}
-    found, made_on = {label: [] for label in wanted}, set()
+    found, made_on, of_users = {label: [] for label in wanted}, set(), []
     for task in tasks(options.data, range(options.seeds), options.run):
+        of_users.append(groups(task))
         pictures = "img" in task.features("title+llm").vectors
         for label, (method, words, text) in wanted.items():
             if pictures or method not in NO_PICTURES:
@@ -106,9 +107,10 @@ def main(options) -> None:
     stop_if_unfinished(found)
     base = found["LLM-EMF"]
     rows = [row(label, tables, base, not shop) for label, tables in found.items() if tables]
+    in_groups = {label: by_group(tables, of_users) for label, tables in found.items() if tables}
     worst = min(rows[1:], key=lambda r: r["MRR %"]) if len(rows) > 1 else rows[0]
     finish(f"ablations_{options.data.replace('-', '_')}", rows, rows[0]["MRR %"]/worst["MRR %"],
-           seeds=options.seeds, trained_on=sorted(made_on - {""}),
+           seeds=options.seeds, trained_on=sorted(made_on - {""}), groups=in_groups,
            ratio_means=f"MRR of LLM-EMF over that of: {worst['changed']}")
 
 
