@@ -51,6 +51,7 @@ class TrainSettings:
     parts: int = 1 # a batch is worked off in so many parts: less memory for the same step
     precision: str = "no" # `no` (float32), `bf16` or `fp16`: accelerate's mixed precision
     compile: bool = False # torch.compile; takes minutes before the first step, so for long GPU runs
+    deterministic: bool = False # on a GPU the same bits each time where torch can, else a warning
     sparse_ids: int = 200_000 # from so many items on, and with negatives, id gradients are sparse
     save_minutes: float = 5.0 # a checkpoint at least so often, and after each epoch
 
@@ -223,6 +224,9 @@ class Trainer:
 @patch
 def start(self: Trainer, device) -> None:
     "Put the model on its device, make the optimisers, and resume if there is a checkpoint."
+    if self.settings.deterministic:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8") # what cuBLAS needs for it
+        torch.use_deterministic_algorithms(True, warn_only=True)
     a = self.accelerator = make_accelerator(device, self.settings.precision, self.folder)
     self.device = training_device(a, device)
     if uses_sparse_ids(self.model, self.settings):
