@@ -20,7 +20,8 @@ def recommender(request):
     rng = np.random.default_rng(0)
     vectors = {m: rng.standard_normal((data.n_items + 1, 12), np.float32) for m in ("img", "tex")}
     if request.param == "hybrid":
-        settings, titles = HybridSettings(d=8, hidden=16, layers=1), data.items["title"].tolist()
+        settings = HybridSettings(d=8, hidden=16, layers=1, views=("id", "words-tex", "img"))
+        titles = data.items["title"].tolist()
         model = Hybrid(settings, data.n_items, data.n_x, titles, vectors)
     else:
         model = LLMEMF(ModelSettings(d=8, hidden=16, layers=1), data.n_items, data.n_x, vectors)

@@ -34,10 +34,10 @@ def llm_emf(variant: str, negatives: int) -> LLMEMF:
 
 
 def hybrid(negatives: int) -> Hybrid:
-    "A small hybrid model with words and texts."
+    "A small hybrid model with words and texts, in two views."
     titles = [f"tea pot number{k % 7}" for k in range(N)]
-    return Hybrid(HybridSettings(d=16, negatives=negatives), N, N_X, titles,
-                  {"tex": torch.randn(N + 1, 16)})
+    settings = HybridSettings(d=16, negatives=negatives, views=("id", "words-tex"))
+    return Hybrid(settings, N, N_X, titles, {"tex": torch.randn(N + 1, 16)})
 
 
 OTHERS = {
