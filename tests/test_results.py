@@ -13,8 +13,8 @@ def rows(name):
     return json.loads((RESULTS/f"{name}.json").read_text(encoding="utf-8"))["rows"]
 
 
-def studied(name, study): # method → MRR in %, of a table and of those that continue its name
-    files = sorted(RESULTS.glob(f"{name}*.json"), reverse=True) # the first table comes last
+def studied(names, study): # method → MRR in %, of the tables of such names
+    files = sorted(RESULTS.glob(f"{names}.json"), reverse=True) # the first table comes last
     return {r["study"].partition(": ")[2]: r["MRR %"] for f in files for r in rows(f.stem)
             if r["study"].startswith(f"{study}: ")}
 
@@ -25,7 +25,7 @@ def anchored(column):
 
 # the table's first header cell that tells it → for each of its columns the source of its figures
 TABLES = {
-    "Food–Kitchen": [studied("quality_food_kitchen", "food-kitchen, leave-one-out"),
+    "Food–Kitchen": [studied("quality_food_kitchen*", "food-kitchen, leave-one-out"),
                      anchored("food MRR full"), anchored("kitchen MRR full"),
                      studied("quality_shop", "shop, default")],
 }
