@@ -288,7 +288,7 @@ def bought_together(task: Task) -> np.ndarray: # (test users,) bool
 
 def groups(task: Task) -> dict: # name → (test users,) bool
     """Test users by how often their target was bought in training, by their domains, by the length
-    of their history, and by whether it was ever bought with the target."""
+    of their history, and by whether the target was ever bought together with an item of it."""
     data, test = task.dataset, task.split["test"]
     bought = train_count(data, task.split["train"])[data.item[test.stop - 1]]
     y = np.r_[0, np.cumsum(data.item > data.n_x)]

@@ -127,12 +127,11 @@ def hybrid_keys(
     ids: Tensor, # (n,)
 ) -> dict: # id, text, picture → (n, views · d); their sum is `model.keys`
     "The parts of candidates' vectors, as far as each view reads them."
-    length = model.vectors(ids).norm(dim=-1, keepdim=True).clamp(min=1e-12) # as in F.normalize
-    length = length * len(model.views) ** 0.5
-    def key(m, part):
-        views = torch.stack([part * (m in view) for view in model.views])
-        return torch.cat(list(views / length), -1)
-    return _by_name({m: key(m, part) for m, part in model.parts(ids).items()})
+    seen = {m: torch.stack([part * (m in view) for view in model.views]) # (views, n, d)
+            for m, part in model.parts(ids).items()}
+    length = sum(seen.values()).norm(dim=-1, keepdim=True).clamp(min=1e-12) # as in F.normalize
+    scaled = {m: part / (length * len(model.views) ** 0.5) for m, part in seen.items()}
+    return _by_name({m: torch.cat(list(part), -1) for m, part in scaled.items()})
 
 # %% ../nbs/09w_explain.ipynb #6fc9a763
 @torch.no_grad()

@@ -131,7 +131,6 @@ class Hybrid(SequenceModel):
                 self.projection[name] = principal_projection(vectors[1:], s.d)
         there = {"id": True, "words": self.words is not None} | dict.fromkeys(self.projection, True)
         self.modalities = tuple(m for m in s.modalities if there.get(m))
-
         self.views = views_of(s.views, self.modalities)
         self.encoder = EncoderBank(len(self.views), s.d, s.layers, s.heads, s.hidden, s.max_length,
                                    s.dropout)
