@@ -19,8 +19,9 @@ RUN_FOLDER = [name for name in COMMANDS if name != "methods"]
 
 @pytest.mark.parametrize("command", RUN_FOLDER)
 def test_help(cli, command):
-    code, out, _ = cli(command, "--help")
-    assert code == 0 and ("--out" in out or "--run" in out) and len(out) > 180
+    code, out, err = cli(command, "--help")
+    assert code == 0, err
+    assert ("--out" in out or "--run" in out) and len(out) > 180
     assert f"Example: llm-emf {command} " in out
 
 

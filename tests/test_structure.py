@@ -53,6 +53,14 @@ def test_nothing_is_unpickled_or_evaluated():
                 assert called not in forbidden, f"{path.name}:{node.lineno} calls {called}"
 
 
+def test_a_notebook_that_runs_leaves_the_library_as_it_is():
+    "`llm-emf reproduce` and the tests run the notebooks while other processes import the library."
+    for path in NOTEBOOKS + GUIDES:
+        for cell in json.loads(path.read_text(encoding="utf-8"))["cells"]:
+            called = cell["cell_type"] == "code" and "nbdev_export()" in "".join(cell["source"])
+            assert not called, f"{path.name} exports when it is run"
+
+
 def without_all(source):
     "Numbered lines of a module, without the block of names that nbdev generates."
     generated = range(0)
