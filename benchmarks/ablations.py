@@ -13,15 +13,21 @@ from dataclasses import replace
 
 import numpy as np
 from common import finish
-from quality import by_group, device_of, food_kitchen_run, groups, make_parser, over_seeds
+from quality import by_group, device_of, food_kitchen_run, groups, locked, make_parser, over_seeds
 from quality import paired, ranks_of, shop_run, stop_if_unfinished, task_of
 
-from llm_emf.core import derive
+from llm_emf.clip import ClipSettings, encode
+from llm_emf.core import derive, open_run, read_manifest
+from llm_emf.data import prepare
+from llm_emf.enrich import TEXTS, enrich_catalogue
+from llm_emf.features import load_features
 
 # what is changed → method, words of settings, what happens to the text's vectors
 ABLATIONS = {
     "LLM-EMF": ("llm-emf", "", ""),
     "titles alone, no LLM text": ("haf-vt", "", ""),
+    "titles and LLM text": ("llm-emf", "", "title+llm"),
+    "LLM text alone": ("llm-emf", "", "llm"),
     "no pictures": ("no-images", "", ""),
     "no text": ("no-text", "", ""),
     "no cross-domain terms": ("no-cross-domain", "", ""),
@@ -44,10 +50,25 @@ ABLATIONS = {
     "SASRec": ("sasrec", "", ""),
     "SASRec, ids start at the titles": ("sasrec-start", "", ""),
 }
-NO_PICTURES = ("no-images", "no-text") # left out where the data have no pictures
+# the shop's LLM-EMF reads titles and LLM text; that of Food-Kitchen reads titles and has no pictures
+LEFT_OUT = {"shop": ["titles and LLM text"],
+            "food-kitchen": ["titles alone, no LLM text", "no pictures", "no text"]}
 
 
-def with_text(task, how: str): # the task with other text vectors
+def other_text(task, data: str, text: str, run_folder): # the task with other text vectors
+    "What the text encoder makes of SmolLM2's text of all items, with or without the titles."
+    run = shop_run("default", task.seed) if data == "shop" else food_kitchen_run(run_folder)
+    encoder = read_manifest(run.path/"encode")["key"]["settings"]["text_encoder"]
+    other = open_run(f"{run.path}, {text}", run.dataset, run.profile, run.seed)
+    with locked(other.path.name, wait=True):
+        prepare(other)
+        enrich_catalogue(other, limit=-1) # the answers ship with the package
+        folder = encode(other, ClipSettings(text=text, text_encoder=encoder))
+    features = load_features(folder, task.dataset.items)
+    return replace(task, loader=lambda kind: features)
+
+
+def null_text(task, how: str): # the task with other text vectors
     "Replace the text's vectors by random ones, or shuffle them among the items of a domain."
     features = task.features("title+llm")
     text = np.asarray(features.vectors["tex"])
@@ -62,6 +83,19 @@ def with_text(task, how: str): # the task with other text vectors
     other[0] = 0
     changed = replace(features, vectors=features.vectors | {"tex": other})
     return replace(task, loader=lambda kind: changed)
+
+
+def fitted(task, options, label: str) -> tuple: # its ranks; on what it was trained
+    "The changed model on one task."
+    method, words, text = ABLATIONS[label]
+    name = "shop, default" if options.data == "shop" else "food-kitchen, leave-one-out"
+    if text in TEXTS:
+        task = other_text(task, options.data, text, options.run)
+    elif text:
+        task = null_text(task, text)
+    folder = f"{name}, {text} text" if text else name
+    ranks = ranks_of(folder, task, method, words)
+    return ranks, device_of(folder, task, method, words)
 
 
 def row(label: str, tables: list, base: list, same_users: bool) -> dict:
@@ -91,23 +125,19 @@ def parse():
 
 def main(options) -> None:
     "Fit what is missing; the table has the rows that are there for every seed."
-    shop = options.data == "shop"
-    name = "shop, default" if shop else "food-kitchen, leave-one-out"
-    wanted = {k: ABLATIONS[k] for k in ["LLM-EMF", *options.only]}
+    wanted = [k for k in ABLATIONS if k == "LLM-EMF" or k in options.only]
+    wanted = [k for k in wanted if k not in LEFT_OUT[options.data]]
     found, made_on, of_users = {label: [] for label in wanted}, set(), []
     for task in tasks(options.data, range(options.seeds), options.run):
         of_users.append(groups(task))
-        pictures = "img" in task.features("title+llm").vectors
-        for label, (method, words, text) in wanted.items():
-            if pictures or method not in NO_PICTURES:
-                changed = with_text(task, text) if text else task
-                folder = f"{name}, {text} text" if text else name
-                found[label].append(ranks_of(folder, changed, method, words))
-                made_on.add(device_of(folder, changed, method, words))
+        for label in wanted:
+            ranks, device = fitted(task, options, label)
+            found[label].append(ranks)
+            made_on.add(device)
     stop_if_unfinished(found)
-    base = found["LLM-EMF"]
-    rows = [row(label, tables, base, not shop) for label, tables in found.items() if tables]
-    in_groups = {label: by_group(tables, of_users) for label, tables in found.items() if tables}
+    base, same_users = found["LLM-EMF"], options.data == "food-kitchen"
+    rows = [row(label, tables, base, same_users) for label, tables in found.items()]
+    in_groups = {label: by_group(tables, of_users) for label, tables in found.items()}
     worst = min(rows[1:], key=lambda r: r["MRR %"]) if len(rows) > 1 else rows[0]
     finish(f"ablations_{options.data.replace('-', '_')}", rows, rows[0]["MRR %"]/worst["MRR %"],
            seeds=options.seeds, trained_on=sorted(made_on - {""}), groups=in_groups,

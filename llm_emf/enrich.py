@@ -403,9 +403,11 @@ def run_items(
     return data.items.iloc[order], bought, limit, FACTS if own_data else ()
 
 # %% ../nbs/03a_enrich.ipynb #2df422b1
-def packaged_answers():
-    "The answers that ship with the package: SmolLM2's, for the default shop's catalogue."
-    return resources.files("llm_emf")/"assets/shop_smollm2.parquet"
+def packaged_answers(dataset: str = "shop"): # its name
+    """The answers that ship with the package: SmolLM2's, for the catalogues of the default shop and
+    of Food-Kitchen. For another data set a file that does not exist."""
+    name = dataset if dataset in ("shop", "food-kitchen") else "no"
+    return resources.files("llm_emf")/f"assets/{name}_smollm2.parquet"
 
 # %% ../nbs/03a_enrich.ipynb #aa092aa5
 def default_cache(run: Run) -> Path:
@@ -420,8 +422,9 @@ def open_cache(
 ) -> Cache:
     "The cache of a run. Raises `InputError` if the file cannot be used."
     answers = Cache(cache or default_cache(run))
-    if use_packaged and packaged_answers().is_file():
-        answers.merge_parquet(str(packaged_answers()))
+    packaged = packaged_answers(load_dataset(run.path/"prepare").name)
+    if use_packaged and packaged.is_file():
+        answers.merge_parquet(str(packaged))
     return answers
 
 # %% ../nbs/03a_enrich.ipynb #56a09520
