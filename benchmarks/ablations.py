@@ -3,8 +3,7 @@
     python benchmarks/ablations.py shop            the embedded shop, 3 seeds
     python benchmarks/ablations.py food-kitchen    Food-Kitchen, leave-one-out
 
-Settings are those of LLM-EMF on the data set, tuned where it has been tuned. Differences are the
-changed model minus LLM-EMF, in points of MRR under full ranking, paired by user; intervals are over
+Settings are those of the profile quick. Differences are the changed model minus LLM-EMF, in points of MRR under full ranking, paired by user; intervals are over
 users and seeds (`interval` in quality.py). Ranks are kept in runs/quality/; killed, the same
 command goes on where it was. The two null checks replace the text's vectors: by random ones, and by
 those of other items of the same domain.
@@ -43,7 +42,6 @@ ABLATIONS = {
     "λ2 = 0.1": ("llm-emf", "lambda2=0.1", ""),
     "λ2 = 3": ("llm-emf", "lambda2=3", ""),
     "ids start at the features": ("llm-emf", "id_start=features", ""),
-    "ids start at random": ("llm-emf", "id_start=random", ""),
     "id vectors of length 1": ("llm-emf", "id_length=unit", ""),
     "null: random text vectors": ("llm-emf", "", "random"),
     "null: texts of other items": ("llm-emf", "", "shuffled"),
