@@ -9,6 +9,7 @@ command goes on where it was. The two null checks replace the text's vectors: by
 those of other items of the same domain.
 """
 from dataclasses import replace
+from functools import cache
 
 import numpy as np
 from common import finish
@@ -55,15 +56,17 @@ LEFT_OUT = {"shop": ["titles and LLM text"],
 
 def other_text(task, data: str, text: str, run_folder): # the task with other text vectors
     "What the text encoder makes of SmolLM2's text of all items, with or without the titles."
-    run = shop_run("default", task.seed) if data == "shop" else food_kitchen_run(run_folder)
-    encoder = read_manifest(run.path/"encode")["key"]["settings"]["text_encoder"]
-    other = open_run(f"{run.path}, {text}", run.dataset, run.profile, run.seed)
-    with locked(other.path.name, wait=True):
-        prepare(other)
-        enrich_catalogue(other, limit=-1) # the answers ship with the package
-        folder = encode(other, ClipSettings(text=text, text_encoder=encoder))
-    features = load_features(folder, task.dataset.items)
-    return replace(task, loader=lambda kind: features)
+    @cache
+    def load(kind): # called when a model is fitted, not where its ranks are kept
+        run = shop_run("default", task.seed) if data == "shop" else food_kitchen_run(run_folder)
+        encoder = read_manifest(run.path/"encode")["key"]["settings"]["text_encoder"]
+        other = open_run(f"{run.path}, {text}", run.dataset, run.profile, run.seed)
+        with locked(other.path.name, wait=True):
+            prepare(other)
+            enrich_catalogue(other, limit=-1) # the answers ship with the package
+            folder = encode(other, ClipSettings(text=text, text_encoder=encoder))
+        return load_features(folder, task.dataset.items)
+    return replace(task, loader=load)
 
 
 def null_text(task, how: str): # the task with other text vectors

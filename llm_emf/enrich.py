@@ -18,7 +18,8 @@ import numpy as np
 import pandas as pd
 from fastcore.basics import patch
 
-from .core import InputError, Run, content_hash, progress, run_stage
+from .core import InputError, Run, content_hash, own_device, own_share, processes
+from .core import progress, run_shared_stage
 from .data import load_dataset, load_split, train_count
 from .llm import BackendSettings, LLMSettings, build_prompt, make_llm, parse_answer
 from .readers import clean_text
@@ -440,6 +441,18 @@ def _write_texts(
     return {"items": len(table), "asked": int(asked.sum()), "usable": int(usable.sum()),
             "purchases covered": f"{covered:.1%}"}
 
+# %% ../nbs/03a_enrich.ipynb #b8d3b04e
+def _ask_share(items, limit, facts, run, cache, settings, llm, backend) -> None:
+    # of several processes: each asks about every n-th item, and waits until all have
+    world = processes(run.device)
+    if world.num_processes > 1:
+        table, prompts = item_prompts(items, settings, limit, facts)
+        titled = [p for p, title in zip(prompts, table["title"]) if title]
+        distinct = list({cache_key(p, settings): p for p in titled}.values())
+        share = own_share(distinct, world)
+        ask(share, cache, settings, llm, backend, own_device(run.device))
+        world.wait_for_everyone()
+
 # %% ../nbs/03a_enrich.ipynb #632a8e4b
 def enrich_catalogue(
     run: Run,
@@ -450,16 +463,20 @@ def enrich_catalogue(
     llm=None, # see `ask`
     backend: BackendSettings = BackendSettings(),
 ) -> Path: # the stage's folder, with llm_text.parquet and rejected.parquet
-    "Stage: titles → LLM text. Raises what `ask` raises."
+    """Stage: titles → LLM text. Under `accelerate launch` each process asks about its share.
+    Raises what `ask` raises."""
     items, bought, limit, facts = run_items(run, limit)
     def make(folder):
         answers = open_cache(run, cache, use_packaged)
+        _ask_share(items, limit, facts, run, answers, settings, llm, backend)
+        if not processes(run.device).is_main_process:
+            return
         table = enrich_items(items, answers, settings, limit, llm, run.device, facts, backend)
         counts = _write_texts(table.sort_values("item_id", ignore_index=True), bought, folder)
         return {"model": settings.model, **counts, "packaged answers": use_packaged}
     choices = asdict(settings) | {"limit": limit, "packaged": use_packaged}
     inputs = [run.path/"prepare/items.parquet", run.path/"prepare/split.json"]
-    return run_stage(run, "enrich", make, choices, inputs)
+    return run_shared_stage(run, "enrich", make, choices, inputs)
 
 # %% ../nbs/03a_enrich.ipynb #dd421f04
 def _words(text: str) -> list:

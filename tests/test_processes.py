@@ -64,6 +64,7 @@ import numpy as np
 import torch
 import llm_emf.recommend
 from llm_emf.core import open_run, processes
+from llm_emf.enrich import enrich_catalogue
 from llm_emf.features import Features
 from llm_emf.methods import find_method
 from llm_emf.neighbours import vector_neighbours
@@ -104,6 +105,19 @@ cells = vector_neighbours(v, has, data, 9, all_pairs=0, world=world)
 if world.is_main_process:
     text.save(scorer, folder)
     np.save(folder/"cells.npy", cells.toarray())
+
+class Counting: # answers with the prompt's own words
+    asked = 0
+    def generate(self, prompts, may_ask):
+        for n, prompt in enumerate(prompts):
+            self.asked += may_ask(prompt)
+            words = json.loads(prompt[-1]["content"][6:-7])["title"].split()
+            yield n, {"answer": json.dumps({"terms": words[::-1], "summary": "one for the kitchen"}),
+                      "tokens_in": 1, "tokens_out": 1, "seconds": 0.0}
+llm = Counting()
+for _ in range(2):
+    enrich_catalogue(run, limit=100, cache=folder/"cache.sqlite", use_packaged=False, llm=llm)
+(folder/f"asked-{world.process_index}.json").write_text(str(llm.asked))
 """
 PIECES = 8 # blocks of the 1,000 test cases, 128 at most in each, of one domain
 
@@ -126,13 +140,13 @@ def same_bytes(stages, name):
     return (stages[1]/name).read_bytes() == (stages[2]/name).read_bytes()
 
 
-def pieces_made(folder): # by each process
-    return [int(file.read_text()) for file in sorted(folder.glob("pieces-*.json"))]
+def counted(folder, what="pieces"): # by each process
+    return [int(file.read_text()) for file in sorted(folder.glob(f"{what}-*.json"))]
 
 
 def test_each_process_ranks_its_share_once(stages):
-    assert pieces_made(stages[1]) == [PIECES]
-    assert pieces_made(stages[2]) == [PIECES // 2, PIECES // 2]
+    assert counted(stages[1]) == [PIECES]
+    assert counted(stages[2]) == [PIECES // 2, PIECES // 2]
 
 
 @pytest.mark.slow
@@ -144,7 +158,7 @@ def test_a_killed_evaluation_goes_on(stages, launch, tmp_path):
     assert not (folder/"run"/"evaluate-id").exists()
     kept = list((folder/"run"/"evaluate-id.partial"/"pieces").glob("*.parquet"))
     launch(2, folder/"stages.py", folder, -1, 2)
-    made = pieces_made(folder)
+    made = counted(folder)
     assert len(kept) >= 2 and made[1] == PIECES // 2 - 2   # the killed one had made two
     assert len(kept) + sum(made) == PIECES
     assert same_bytes({1: stages[1], 2: folder}, "run/evaluate-id/ranks.parquet")
@@ -155,6 +169,12 @@ def test_two_processes_write_the_ranks_of_one(stages):
     folders = [stages[n]/"run"/"evaluate-id" for n in (1, 2)]
     assert stage_summary(folders[0]) == stage_summary(folders[1])
     assert [p.name for p in sorted(folders[1].iterdir())] == ["manifest.json", "ranks.parquet"]
+
+
+def test_two_processes_share_the_questions_to_a_language_model(stages):
+    assert counted(stages[1], "asked") == [100] and counted(stages[2], "asked") == [50, 50]
+    for name in ("llm_text.parquet", "rejected.parquet"):
+        assert same_bytes(stages, f"run/enrich/{name}")
 
 
 def test_two_processes_write_the_recommendations_of_one(stages):
