@@ -3,10 +3,11 @@
     python benchmarks/ablations.py shop            the embedded shop, 3 seeds
     python benchmarks/ablations.py food-kitchen    Food-Kitchen, leave-one-out
 
-Settings are those of the profile quick. Differences are the changed model minus LLM-EMF, in points of MRR under full ranking, paired by user; intervals are over
-users and seeds (`interval` in quality.py). Ranks are kept in runs/quality/; killed, the same
-command goes on where it was. The two null checks replace the text's vectors: by random ones, and by
-those of other items of the same domain.
+Settings are those of the profile quick. Differences are the changed model minus LLM-EMF, in points
+of MRR under full ranking, paired by user; intervals are over users and seeds (`interval` in
+quality.py). Ranks are kept in runs/quality/; killed, the same command goes on where it was. The two
+null checks replace the text's vectors: by random ones, and by those of other items of the same
+domain.
 """
 from dataclasses import replace
 from functools import cache
@@ -49,7 +50,7 @@ ABLATIONS = {
     "SASRec": ("sasrec", "", ""),
     "SASRec, ids start at the titles": ("sasrec-start", "", ""),
 }
-# the shop's LLM-EMF reads titles and LLM text; that of Food-Kitchen reads titles and has no pictures
+# LLM-EMF reads titles and LLM text on the shop, and titles on Food-Kitchen, which has no pictures
 LEFT_OUT = {"shop": ["titles and LLM text"],
             "food-kitchen": ["titles alone, no LLM text", "no pictures", "no text"]}
 

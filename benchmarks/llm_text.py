@@ -1,4 +1,4 @@
-"""What SmolLM2 says about the items of Food-Kitchen: how many answers can be used, and what they say.
+"""What SmolLM2 says about the items of Food-Kitchen, and how many answers can be used.
 
     python benchmarks/llm_text.py        two minutes; needs the data set
 

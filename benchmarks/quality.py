@@ -37,7 +37,6 @@ from llm_emf.enrich import enrich_catalogue
 from llm_emf.features import load_features
 from llm_emf.methods import find_method
 from llm_emf.metrics import bootstrap_means, holm, per_user
-from llm_emf.model import VARIANTS
 from llm_emf.neighbours import NeighbourSettings
 from llm_emf.shop import ShopSettings
 from llm_emf.task import Task, make_task, tuned_settings
@@ -77,21 +76,6 @@ def device_of(name: str, task: Task, method: str, words: str = "") -> str: # emp
     return read_json(note).get("device", "cpu") if note.exists() else ""
 
 
-# whose tuned settings a method has
-LIKE = {"id": "sasrec", "sasrec-start": "sasrec", "hybrid-blend": "hybrid",
-        "hybrid-rerank": "hybrid"}
-
-
-def tuned_words(dataset: str, method: str) -> str:
-    "A method's tuned settings; a variant of LLM-EMF has LLM-EMF's where it fixes none itself."
-    tuned = tuned_settings().get(dataset, {})
-    like = LIKE.get(method, "llm-emf" if method in VARIANTS else method)
-    if method in tuned or like == method:
-        return tuned.get(method, "")
-    fixed = VARIANTS[method].changes if method in VARIANTS else {}
-    return " ".join(w for w in tuned.get(like, "").split() if w.partition("=")[0] not in fixed)
-
-
 def make_ranks(name: str, task: Task, method: str, words: str) -> pd.DataFrame:
     "Fit a method and rank the test cases."
     folder = rank_folder(name, method, words, task.seed)
@@ -99,7 +83,8 @@ def make_ranks(name: str, task: Task, method: str, words: str) -> pd.DataFrame:
         return pd.read_parquet(folder/"ranks.parquet")
     folder.mkdir(parents=True, exist_ok=True)
     chosen = find_method(method)
-    tuned = tuned_words(task.dataset.name, method) if name.endswith("tuned") else ""
+    tuned = tuned_settings().get(task.dataset.name, {}) if name.endswith("tuned") else {}
+    tuned = chosen.tuned_words(tuned)
     changes = (tuned, words, memory_words(name, method, task.seed))
     settings = chosen.change(chosen.default_settings(task), " ".join(changes).strip())
     scorer = chosen.fit(task, settings, folder)
@@ -247,9 +232,9 @@ def shop(seeds, studies=tuple(SHOPS), methods=SHOP_METHODS, reference="llm-emf")
     for r in whole:
         r["share of the oracle"] = f"{r['MRR %'] / value['oracle']:.0%}"
     best = max((m for m in value if m.startswith("item-knn")), key=value.get)
-    name = f"quality_shop{suffix(reference)}"
+    name, last = f"quality_shop{suffix(reference)}", whole[-1]["study"].partition(":")[0]
     finish(name, with_earlier(name, rows), value[reference] / value[best],
-           seeds=len(seeds), ratio_means=f"MRR of {reference} over {best}'s, {whole[-1]['study'].partition(':')[0]}")
+           seeds=len(seeds), ratio_means=f"MRR of {reference} over {best}'s, {last}")
 
 
 def with_earlier(name: str, rows: list) -> list:

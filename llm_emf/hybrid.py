@@ -255,4 +255,5 @@ class HybridBlend(Blend):
     "The hybrid model and item-kNN with text, fitted apart and mixed at prediction."
     parts = {"model": HYBRID, "memory": Neighbours("item-knn-text", "item-kNN", space=TEXT_SPACE)}
 
-HYBRID_BLEND = HybridBlend("hybrid-blend", "ours: hybrid and neighbours", "ours", CORE_SPACE)
+HYBRID_BLEND = HybridBlend("hybrid-blend", "ours: hybrid and neighbours", "ours", CORE_SPACE,
+                           "hybrid")

@@ -29,7 +29,8 @@ from .train import ModelMethod, variant_space
 def _variant(name: str) -> ModelMethod:
     "A variant of notebook 06 as a method."
     family = "baseline" if name.startswith("sasrec") else "paper"
-    return ModelMethod(name, VARIANTS[name].label, family, variant_space(name))
+    like = {"id": "sasrec"}.get(name, "llm-emf" if family == "paper" else "")
+    return ModelMethod(name, VARIANTS[name].label, family, variant_space(name), like)
 
 METHODS: dict[str, Method] = {m.name: m for m in [
     Popularity("popularity", "popularity"),
@@ -40,7 +41,8 @@ METHODS: dict[str, Method] = {m.name: m for m in [
     *SEQUENTIAL,
     ABXI_METHOD,
     C2DSR_METHOD,
-    Blend("blend", "LLM-EMF and neighbours, blended", "ours", variant_space("llm-emf")),
+    Blend("blend", "LLM-EMF and neighbours, blended", "ours", variant_space("llm-emf"),
+          "llm-emf"),
     HYBRID,
     HYBRID_BLEND,
     HYBRID_RERANK,

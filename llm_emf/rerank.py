@@ -284,4 +284,4 @@ def load(self: HybridRerank, folder, task: Task, device="auto") -> RerankScorer:
 
 # %% ../nbs/09g_rerank.ipynb #6b67f815
 HYBRID_RERANK = HybridRerank("hybrid-rerank", "ours: hybrid and neighbours, re-ranked", "ours",
-                             CORE_SPACE)
+                             CORE_SPACE, "hybrid")

@@ -45,12 +45,16 @@ def text_alone(task: Task) -> Task:
 class SASRec(ModelMethod):
     "SASRec on the merged sequence, of ids, titles or both. Pictures are never read."
     changes: dict = field(default_factory=dict) # fields of `ModelSettings` and their values
-    like: str = "sasrec-text" # the variant of notebook 06 whose profiles it has
+    like: str = "sasrec-text" # the variant of notebook 06 whose settings it has
 
     def default_settings(self, task: Task, profile: str = "quick") -> NeuralSettings:
         "The settings of the variant that it is like, with its own changes."
         like = ModelMethod(self.like, "").default_settings(task, profile)
         return replace(like, model=replace(like.model, **self.changes))
+
+    def fixed(self) -> dict:
+        "Its own changes."
+        return self.changes
 
     def reads(self, settings: NeuralSettings) -> str:
         "`title`; empty for ids that start at random."

@@ -241,6 +241,7 @@ class Method:
     # `paper` (its method and variants), `ours` (what goes beyond the paper) or `baseline`
     family: str = "baseline"
     space: dict = field(default_factory=dict) # search space: setting → values to try
+    like: str = "" # the method whose tuned settings it has, where it was not tuned itself
     trial_words = "" # words of settings that hold in each trial of `llm-emf tune` (notebook 09y)
 
     def __post_init__(self):
@@ -268,6 +269,10 @@ class Method:
         "The kind of features that it reads under these settings; empty for none."
         return ""
 
+    def tuned_words(self, tuned: dict) -> str: # name of a method → words of settings
+        "Its own tuned settings, or those of the method that it is `like`."
+        return tuned.get(self.name, tuned.get(self.like, ""))
+
     def change(self, settings, words: str):
         "Settings changed by words such as `decay=0.8 shrink=10`."
         if words and not is_dataclass(settings):
@@ -292,7 +297,7 @@ def run_settings(
     "What a method is trained with: the profile's settings, then the tuned ones, then `words`."
     of_data = {} if run.profile == "smoke" else tuned_settings(file).get(task.dataset.name, {})
     settings = method.default_settings(task, run.profile)
-    return method.change(method.change(settings, of_data.get(method.name, "")), words)
+    return method.change(method.change(settings, method.tuned_words(of_data)), words)
 
 # %% ../nbs/07a_task.ipynb #abc78889
 def method_inputs(run: Run, method: Method, settings) -> list: # of folders

@@ -624,6 +624,16 @@ class ModelMethod(Method):
         kind = VARIANTS[self.name].text or "title+llm"
         return kind if self.uses_features(settings.model) else ""
 
+    def fixed(self) -> dict: # fields of `ModelSettings` and their values
+        "What makes it the variant that it is."
+        return VARIANTS[self.name].changes if self.name in VARIANTS else {}
+
+    def tuned_words(self, tuned: dict) -> str:
+        "As for every method; what makes it a variant stays."
+        fixed = {} if self.name in tuned else self.fixed()
+        words = super().tuned_words(tuned).split()
+        return " ".join(w for w in words if w.partition("=")[0] not in fixed)
+
     def change(self, settings: NeuralSettings, words: str) -> NeuralSettings:
         "A word goes to the training's settings if it is one of theirs, else to the model's."
         if not words:

@@ -112,8 +112,8 @@ class Counting: # answers with the prompt's own words
         for n, prompt in enumerate(prompts):
             self.asked += may_ask(prompt)
             words = json.loads(prompt[-1]["content"][6:-7])["title"].split()
-            yield n, {"answer": json.dumps({"terms": words[::-1], "summary": "one for the kitchen"}),
-                      "tokens_in": 1, "tokens_out": 1, "seconds": 0.0}
+            answer = json.dumps({"terms": words[::-1], "summary": "one for the kitchen"})
+            yield n, {"answer": answer, "tokens_in": 1, "tokens_out": 1, "seconds": 0.0}
 llm = Counting()
 for _ in range(2):
     enrich_catalogue(run, limit=100, cache=folder/"cache.sqlite", use_packaged=False, llm=llm)
