@@ -35,7 +35,7 @@ from llm_emf.core import open_run, pick_device, read_json
 from llm_emf.data import Ranges, flat_positions, load_dataset, prepare, train_count
 from llm_emf.enrich import enrich_catalogue
 from llm_emf.features import load_features
-from llm_emf.methods import find_method
+from llm_emf.methods import METHODS, find_method
 from llm_emf.metrics import bootstrap_means, holm, per_user
 from llm_emf.neighbours import NeighbourSettings
 from llm_emf.shop import ShopSettings
@@ -170,6 +170,8 @@ def study(name: str, found: dict, same_users: bool, reference: str = "llm-emf") 
     rows = []
     for method, tables in found.items():
         row = {"study": f"{name}: {method}"} | over_seeds(tables)
+        if name.endswith("tuned") and method in METHODS:
+            row["settings"] = find_method(method).tuned_words(tuned_settings()["shop"])
         if method not in (reference, "oracle"):
             row |= paired(found[reference], tables, same_users)
         rows.append(row)
@@ -205,14 +207,14 @@ def shop_run(name: str, seed: int): # the run
 
 def shop_ranks(name: str, seeds, methods=SHOP_METHODS) -> dict: # method → rank tables, one a seed
     "The ranks of one study's methods; on the default shop those of the oracle too."
-    both = name in ("default", "tuned")
+    both, tuned = name in ("default", "tuned"), tuned_settings().get("shop", {})
     found = {method: [] for method in SHOPS[name][1] if not both or method in methods}
     for seed in seeds:
         run = shop_run(name, seed)
         task = task_of(run, "leave-one-out", seed)
         for method in (m for m in found if m != "oracle"):
-            untuned = method.startswith(("popularity", "item-knn")) and both
-            found[method].append(ranks_of(f"shop, {'default' if untuned else name}", task, method))
+            changed = name != "tuned" or find_method(method).tuned_words(tuned)
+            found[method].append(ranks_of(f"shop, {name if changed else 'default'}", task, method))
         if both:
             ceiling = pd.read_parquet(run.path/"prepare"/"ceilings.parquet")
             found.setdefault("oracle", []).append(pd.DataFrame({"rank": ceiling["oracle"]}))
