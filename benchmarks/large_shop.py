@@ -203,19 +203,24 @@ STAGES = {
 }
 
 
-def many_items(n: int) -> tuple: # Task, model of ids alone
-    "A catalogue of n items, ten purchases of each of 20,000 users, a table of ids of width 16."
+def many_task(n: int, titles=None): # a `Task`; titles: a function of the items' numbers
+    "A catalogue of n items, ten purchases of each of 20,000 users."
     rng = np.random.default_rng(0)
     number = np.arange(1, n + 1, dtype=np.int32)
     asin = pa.array(number).cast(pa.string())
     domain = pa.DictionaryArray.from_arrays((number > n // 2).astype(np.int8), ["x", "y"])
-    items = pa.table({"item_id": number, "asin": asin, "title": asin,
+    items = pa.table({"item_id": number, "asin": asin, "title": titles(number) if titles else asin,
                       "domain": domain.cast(pa.string())}).to_pandas()
     bought = rng.integers(1, n + 1, 200_000).astype(np.int32)
     data = Dataset("many", ("x", "y"), items, np.arange(20_000), np.zeros(20_000, np.int8),
                    bought, np.arange(0, 200_001, 10))
+    return make_task(data, "leave-one-out")
+
+
+def many_items(n: int) -> tuple: # Task, model of ids alone
+    "The task, and a table of ids of width 16."
     settings = ModelSettings(modalities=("id",), d=16, own=0.0, lambda1=0.0, negatives=2048)
-    return make_task(data, "leave-one-out"), LLMEMF(settings, n, n // 2)
+    return many_task(n), LLMEMF(settings, n, n // 2)
 
 
 def steps_of_many(n: int, options): # a function that does them, how many
