@@ -27,7 +27,7 @@ def anchored(column):
 TABLES = {
     "Food–Kitchen": [studied("quality_food_kitchen*", "food-kitchen, leave-one-out"),
                      anchored("food MRR full"), anchored("kitchen MRR full"),
-                     studied("quality_shop", "shop, default")],
+                     studied("quality_shop", "shop, tuned")],
 }
 
 
