@@ -6,7 +6,8 @@ from llm_emf.cli import notebook_folder, run_notebook
 from llm_emf.clip import encode
 from llm_emf.core import open_run, stage_summary
 from llm_emf.data import prepare
-from llm_emf.enrich import enrich_catalogue
+from llm_emf.enrich import cache_key, enrich_catalogue, item_prompts, packaged_answers
+from llm_emf.llm import LLMSettings
 from llm_emf.methods import find_method, profile_methods
 from llm_emf.report import render_report
 from llm_emf.task import evaluate_method, train_method
@@ -34,6 +35,15 @@ def test_stages(run):
     assert not (run.path/"encode"/"img.npy").exists()
     texts = pd.read_parquet(run.path/"enrich"/"llm_text.parquet")
     assert (texts["reason"] != "not asked").sum() == 3
+
+
+def test_smollm2_has_answered_all_of_food_kitchen(real_sample):
+    "The answers that ship with the package are found by the prompts of today."
+    settings, items = LLMSettings(), pd.read_parquet(real_sample/"items.parquet")
+    shipped = pd.read_parquet(str(packaged_answers("food-kitchen")), columns=["key"])
+    table, prompts = item_prompts(items, settings)
+    asked = {cache_key(p, settings) for p, title in zip(prompts, table["title"]) if title}
+    assert len(asked) > 100 and asked <= set(shipped["key"])
 
 
 def test_report(run):
