@@ -5,7 +5,7 @@ import pytest
 from llm_emf.cli import notebook_folder, run_notebook
 from llm_emf.clip import encode
 from llm_emf.core import open_run, stage_summary
-from llm_emf.data import prepare
+from llm_emf.data import prepare, read_folder
 from llm_emf.enrich import cache_key, enrich_catalogue, item_prompts, packaged_answers
 from llm_emf.llm import LLMSettings
 from llm_emf.methods import find_method, profile_methods
@@ -39,7 +39,7 @@ def test_stages(run):
 
 def test_smollm2_has_answered_all_of_food_kitchen(real_sample):
     "The answers that ship with the package are found by the prompts of today."
-    settings, items = LLMSettings(), pd.read_parquet(real_sample/"items.parquet")
+    settings, items = LLMSettings(), read_folder(real_sample).items
     shipped = pd.read_parquet(str(packaged_answers("food-kitchen")), columns=["key"])
     table, prompts = item_prompts(items, settings)
     asked = {cache_key(p, settings) for p, title in zip(prompts, table["title"]) if title}
