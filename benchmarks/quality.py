@@ -35,7 +35,7 @@ from llm_emf.core import open_run, pick_device, read_json
 from llm_emf.data import Ranges, flat_positions, load_dataset, prepare, train_count
 from llm_emf.enrich import enrich_catalogue
 from llm_emf.features import load_features
-from llm_emf.methods import METHODS, find_method
+from llm_emf.methods import find_method
 from llm_emf.metrics import bootstrap_means, holm, per_user
 from llm_emf.neighbours import NeighbourSettings
 from llm_emf.shop import ShopSettings
@@ -76,6 +76,12 @@ def device_of(name: str, task: Task, method: str, words: str = "") -> str: # emp
     return read_json(note).get("device", "cpu") if note.exists() else ""
 
 
+def tuned_words(name: str, method: str) -> str: # the name of a study
+    "The tuned settings of a method; none in a study that is not of tuned ones."
+    tuned = tuned_settings().get("shop", {}) if name == "shop, tuned" else {}
+    return find_method(method).tuned_words(tuned)
+
+
 def make_ranks(name: str, task: Task, method: str, words: str) -> pd.DataFrame:
     "Fit a method and rank the test cases."
     folder = rank_folder(name, method, words, task.seed)
@@ -83,9 +89,7 @@ def make_ranks(name: str, task: Task, method: str, words: str) -> pd.DataFrame:
         return pd.read_parquet(folder/"ranks.parquet")
     folder.mkdir(parents=True, exist_ok=True)
     chosen = find_method(method)
-    tuned = tuned_settings().get(task.dataset.name, {}) if name.endswith("tuned") else {}
-    tuned = chosen.tuned_words(tuned)
-    changes = (tuned, words, memory_words(name, method, task.seed))
+    changes = (tuned_words(name, method), words, memory_words(name, method, task.seed))
     settings = chosen.change(chosen.default_settings(task), " ".join(changes).strip())
     scorer = chosen.fit(task, settings, folder)
     if getattr(scorer, "curve", None) is not None:
@@ -170,8 +174,8 @@ def study(name: str, found: dict, same_users: bool, reference: str = "llm-emf") 
     rows = []
     for method, tables in found.items():
         row = {"study": f"{name}: {method}"} | over_seeds(tables)
-        if name.endswith("tuned") and method in METHODS:
-            row["settings"] = find_method(method).tuned_words(tuned_settings()["shop"])
+        if name == "shop, tuned" and method != "oracle":
+            row["settings"] = tuned_words(name, method)
         if method not in (reference, "oracle"):
             row |= paired(found[reference], tables, same_users)
         rows.append(row)
@@ -207,14 +211,14 @@ def shop_run(name: str, seed: int): # the run
 
 def shop_ranks(name: str, seeds, methods=SHOP_METHODS) -> dict: # method → rank tables, one a seed
     "The ranks of one study's methods; on the default shop those of the oracle too."
-    both, tuned = name in ("default", "tuned"), tuned_settings().get("shop", {})
+    both = name in ("default", "tuned")
     found = {method: [] for method in SHOPS[name][1] if not both or method in methods}
     for seed in seeds:
         run = shop_run(name, seed)
         task = task_of(run, "leave-one-out", seed)
         for method in (m for m in found if m != "oracle"):
-            changed = name != "tuned" or find_method(method).tuned_words(tuned)
-            found[method].append(ranks_of(f"shop, {name if changed else 'default'}", task, method))
+            same = name == "tuned" and not tuned_words("shop, tuned", method)
+            found[method].append(ranks_of(f"shop, {'default' if same else name}", task, method))
         if both:
             ceiling = pd.read_parquet(run.path/"prepare"/"ceilings.parquet")
             found.setdefault("oracle", []).append(pd.DataFrame({"rank": ceiling["oracle"]}))

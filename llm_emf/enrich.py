@@ -19,7 +19,7 @@ import pandas as pd
 from fastcore.basics import patch
 
 from .core import InputError, Run, content_hash, own_device, own_share, processes
-from .core import progress, run_shared_stage
+from .core import progress, read_json, run_shared_stage
 from .data import load_dataset, load_split, train_count
 from .llm import BackendSettings, LLMSettings, build_prompt, make_llm, parse_answer
 from .readers import clean_text
@@ -265,16 +265,21 @@ def ask(
     llm=None, # anything with `generate(prompts, may_ask)`; default: what `backend` says
     backend: BackendSettings = BackendSettings(),
     device="auto", # of a model in this process
+    world=None, # of `processes`: each asks about its share, and all must call; None: this one alone
 ) -> list: # one answer a prompt, in their order
     """Answer all prompts, asking only for those that the cache does not know. What was answered
     before a kill stays answered. Raises `BudgetSpent`, or `InputError` if some got no answer."""
     keys, missing = _unanswered(prompts, cache, settings)
+    share = own_share(list(dict.fromkeys(keys)), world)
+    missing = {k: missing[k] for k in share if k in missing}
     if missing:
         llm = llm or make_llm(settings, backend, device)
         spending = _Spending(settings, backend)
         together = max(0 if backend.base_url else backend.batch_size, backend.concurrency)
         _ask_missing(missing, cache, settings, llm, spending, 4 * together)
         _raise_unanswered(len(missing), len(set(keys)), llm, spending)
+    if world:
+        world.wait_for_everyone()
     answers = cache.get(keys)
     return [answers[k] for k in keys]
 
@@ -349,11 +354,12 @@ def enrich_items(
     device="auto",
     facts=(), # columns that the prompt also shows, e.g. brand, categories, description
     backend: BackendSettings = BackendSettings(),
+    world=None, # see `ask`
 ) -> pd.DataFrame: # item_id, title (cleaned), description (cleaned or ""), llm (text or ""), reason
     "What the language model says about each item. Raises what `ask` raises."
     table, prompts = item_prompts(items, settings, limit, facts)
     titled = [k for k, title in enumerate(table["title"].head(len(prompts))) if title]
-    answers = ask([prompts[k] for k in titled], cache, settings, llm, backend, device)
+    answers = ask([prompts[k] for k in titled], cache, settings, llm, backend, device, world)
     known = _known_facts(items, facts, len(prompts))
     parsed = [(None, "no title")] * len(prompts)      # nothing to ask about
     for k, answer in zip(titled, answers):
@@ -423,7 +429,7 @@ def open_cache(
 ) -> Cache:
     "The cache of a run. Raises `InputError` if the file cannot be used."
     answers = Cache(cache or default_cache(run))
-    packaged = packaged_answers(load_dataset(run.path/"prepare").name)
+    packaged = packaged_answers(read_json(run.path/"prepare"/"dataset.json")["name"])
     if use_packaged and packaged.is_file():
         answers.merge_parquet(str(packaged))
     return answers
@@ -441,18 +447,6 @@ def _write_texts(
     return {"items": len(table), "asked": int(asked.sum()), "usable": int(usable.sum()),
             "purchases covered": f"{covered:.1%}"}
 
-# %% ../nbs/03a_enrich.ipynb #b8d3b04e
-def _ask_share(items, limit, facts, run, cache, settings, llm, backend) -> None:
-    # of several processes: each asks about every n-th item, and waits until all have
-    world = processes(run.device)
-    if world.num_processes > 1:
-        table, prompts = item_prompts(items, settings, limit, facts)
-        titled = [p for p, title in zip(prompts, table["title"]) if title]
-        distinct = list({cache_key(p, settings): p for p in titled}.values())
-        share = own_share(distinct, world)
-        ask(share, cache, settings, llm, backend, own_device(run.device))
-        world.wait_for_everyone()
-
 # %% ../nbs/03a_enrich.ipynb #632a8e4b
 def enrich_catalogue(
     run: Run,
@@ -464,14 +458,18 @@ def enrich_catalogue(
     backend: BackendSettings = BackendSettings(),
 ) -> Path: # the stage's folder, with llm_text.parquet and rejected.parquet
     """Stage: titles → LLM text. Under `accelerate launch` each process asks about its share.
-    Raises what `ask` raises."""
+    Raises what `ask` raises, and `InputError` for a server and several processes."""
+    world = processes(run.device)
+    if backend.base_url and world.num_processes > 1:
+        raise InputError("one process asks a server; leave out accelerate launch, and say with "
+                         "--backend concurrency=16 how many requests run at a time")
     items, bought, limit, facts = run_items(run, limit)
     def make(folder):
         answers = open_cache(run, cache, use_packaged)
-        _ask_share(items, limit, facts, run, answers, settings, llm, backend)
-        if not processes(run.device).is_main_process:
+        table = enrich_items(items, answers, settings, limit, llm, own_device(run.device), facts,
+                             backend, world)
+        if not world.is_main_process:
             return
-        table = enrich_items(items, answers, settings, limit, llm, run.device, facts, backend)
         counts = _write_texts(table.sort_values("item_id", ignore_index=True), bought, folder)
         return {"model": settings.model, **counts, "packaged answers": use_packaged}
     choices = asdict(settings) | {"limit": limit, "packaged": use_packaged}

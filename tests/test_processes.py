@@ -64,7 +64,9 @@ import numpy as np
 import torch
 import llm_emf.recommend
 from llm_emf.core import open_run, processes
+from fastcore.test import test_fail
 from llm_emf.enrich import enrich_catalogue
+from llm_emf.llm import BackendSettings
 from llm_emf.features import Features
 from llm_emf.methods import find_method
 from llm_emf.neighbours import vector_neighbours
@@ -118,6 +120,9 @@ llm = Counting()
 for _ in range(2):
     enrich_catalogue(run, limit=100, cache=folder/"cache.sqlite", use_packaged=False, llm=llm)
 (folder/f"asked-{world.process_index}.json").write_text(str(llm.asked))
+if world.num_processes > 1: # one process asks a server
+    test_fail(lambda: enrich_catalogue(run, backend=BackendSettings("http://127.0.0.1:9/v1")),
+              contains="leave out accelerate launch")
 """
 PIECES = 8 # blocks of the 1,000 test cases, 128 at most in each, of one domain
 
