@@ -5,10 +5,14 @@ training step of LLM-EMF, of the hybrid model and of SASRec with sampled negativ
 catalogue (or a shop of about its size) with random vectors, for several batch sizes and precisions:
 
     ms a step       by the clock, of 100 steps (on a CPU, 3)
+    prepare ms      of these, what making the batch and its negatives takes on the CPU
     waits           times that a step waited for the device; losses are read every 20 steps
     busy            share of the time in which the device computed (profiler)
     floor ms        what the arithmetic alone needs at the measured rate, or the reading and writing
                     of weights, gradients and AdamW's two moments; the larger of the two
+
+Then the full softmax over the catalogue, forward and backward: ours, whose chunks of logits are
+computed again in the backward pass, against torch's `linear_cross_entropy`.
 
 Without a GPU everything runs on the CPU, slowly and without waits and busy.
 
@@ -21,6 +25,7 @@ from dataclasses import replace
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from common import finish, load_data, random_features
 from torch.profiler import ProfilerActivity, profile
 from torch.utils.flop_counter import FlopCounterMode
@@ -31,7 +36,7 @@ from llm_emf.data import prepare
 from llm_emf.enrich import enrich_catalogue
 from llm_emf.features import Features
 from llm_emf.methods import find_method
-from llm_emf.model import LLMEMF
+from llm_emf.model import LLMEMF, full_log_likelihood
 from llm_emf.task import evaluate_method, make_task, train_method
 from llm_emf.train import ModelScorer, Trainer
 
@@ -113,6 +118,15 @@ def floor_seconds(trainer, batches, top: dict) -> float:
     return max(flops / top["FLOP/s"], 7 * 4 * parameters / top["bytes/s"])
 
 
+def prepare_seconds(trainer, batches) -> float: # a step
+    "What making a batch and its negatives takes."
+    began = time.perf_counter()
+    for k, rows in enumerate(batches):
+        trainer.share(rows)
+        trainer.negatives(0, k)
+    return (time.perf_counter() - began) / len(batches)
+
+
 def step_row(task, method: str, words: str, top: dict) -> dict:
     "One line of the table."
     trainer = trainer_of(task, method, words)
@@ -124,6 +138,7 @@ def step_row(task, method: str, words: str, top: dict) -> dict:
     run_steps(trainer, batches)
     seconds = clock() - began
     row = {"": f"{method} {words}", "ms a step": round(1e3 * seconds / len(batches), 2),
+           "prepare ms": round(1e3 * prepare_seconds(trainer, batches), 2),
            "targets/s": round((trainer.state["targets"] - before) / seconds),
            "floor ms": round(1e3 * floor_seconds(trainer, batches, top), 3)}
     if GPU:
@@ -162,6 +177,30 @@ def encode_rows(texts: list) -> list:
             {"": "CLIP ViT-B-32, texts", "texts/s": round(256 / of_texts)}]
 
 
+def softmax_rows(n_items: int) -> list:
+    "The log-likelihood of 2,048 targets among all items, forward and backward."
+    torch.manual_seed(0)
+    q = (8 * F.normalize(torch.randn(2048, 128, device=DEVICE), dim=1)).requires_grad_()
+    k = F.normalize(torch.randn(n_items, 128, device=DEVICE), dim=1).requires_grad_()
+    target = torch.randint(n_items, (2048,), device=DEVICE)
+    ways = {f"ours, {chunk} logits' rows at a time": lambda chunk=chunk:
+            -full_log_likelihood(q, k, target, chunk).sum() for chunk in (2048, 512)}
+    if hasattr(F, "linear_cross_entropy"):
+        options = torch.nn.LinearCrossEntropyOptions()
+        ways["torch's linear_cross_entropy"] = lambda: F.linear_cross_entropy(
+            q, k, target, reduction="sum", options=options)
+    rows = []
+    for name, loss in ways.items():
+        if GPU:
+            torch.cuda.reset_peak_memory_stats()
+        seconds = seconds_of(lambda: loss().backward(), 20 if GPU else 1)
+        rows.append({"": f"softmax: {name}", "ms": round(1e3 * seconds, 1),
+                     "loss": round(loss().item(), 1)})
+        if GPU:
+            rows[-1]["peak GiB"] = round(torch.cuda.max_memory_allocated() / 2**30, 2)
+    return rows
+
+
 def end_to_end_rows() -> list:
     "The shop from its purchases to ranks, profile smoke, each method trained and evaluated."
     rows = []
@@ -185,7 +224,8 @@ def end_to_end_rows() -> list:
 
 
 CASES = [("llm-emf", ""), ("llm-emf", "batch_tokens=2048"), ("llm-emf", "batch_tokens=8192"),
-         ("llm-emf", "batch_tokens=8192 precision=bf16"), ("hybrid", ""),
+         ("llm-emf", "batch_tokens=8192 precision=bf16"), ("llm-emf", "compile=True"),
+         ("hybrid", ""),
          ("hybrid", "batch_tokens=8192"), ("sasrec", ""), ("sasrec", "batch_tokens=8192")]
 
 if __name__ == "__main__":
@@ -200,6 +240,7 @@ if __name__ == "__main__":
         rows.append(step_row(task, method, words, top))
         print(rows[-1], flush=True)
     rows += [evaluation_row(task, "llm-emf"), evaluation_row(task, "hybrid")]
+    rows += softmax_rows(data.n_items)
     rows += encode_rows(data.items["title"].astype(str).tolist())
     rows += end_to_end_rows()
     finish("gpu", rows, rows[2]["targets/s"] / rows[0]["targets/s"], ceilings=top)

@@ -24,7 +24,7 @@ import torch.nn.functional as F
 from fastcore.basics import patch
 from PIL import Image, UnidentifiedImageError
 
-from .core import (InputError, Run, check_fields, pick_device, processes, progress,
+from .core import (InputError, Run, check_fields, own_device, pick_device, processes, progress,
                           repair_torchvision, run_stage, stage_holds, stage_key)
 from .data import load_dataset
 from .enrich import TEXTS, item_texts
@@ -479,7 +479,7 @@ class EncodeStage:
         world = processes(run.device)
         self.wait = world.wait_for_everyone
         self.rank, self.world = world.process_index, world.num_processes
-        self.device = world.device if self.world > 1 else run.device
+        self.device = own_device(run.device)
 
     @cached_property
     def clip(self) -> tuple: # model, preprocess, tokenizer

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['READ_EVERY', 'CORE_SPACE', 'LARGE', 'TrainSettings', 'learning_rate', 'ModelScorer', 'save_checkpoint',
            'load_checkpoint', 'uses_sparse_ids', 'check_sparse_ids', 'make_optimisers', 'clip_gradients',
-           'make_accelerator', 'training_device', 'Trainer', 'draw_step_negatives', 'fit_model', 'save_model',
+           'make_accelerator', 'compile_encoders', 'Trainer', 'draw_step_negatives', 'fit_model', 'save_model',
            'load_model', 'variant_space', 'NeuralSettings', 'profile_epochs', 'ModelMethod']
 
 # %% ../nbs/08_train.ipynb #ac30d2d4
@@ -28,9 +28,9 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from .attention import send
-from .core import InputError, check_fields, derive, pick_device, processes, progress
-from .core import read_json, set_seed, stream, with_words, write_json
+from .attention import EncoderBank, make_layout, send
+from .core import InputError, check_fields, derive, own_device, pick_device, processes
+from .core import progress, read_json, set_seed, stream, with_words, write_json
 from .data import pad, train_batches, windows
 from .features import Features
 from .metrics import per_user
@@ -50,7 +50,7 @@ class TrainSettings:
     batch_tokens: int = 512 # purchases in a batch, padding included; for the reason see below
     parts: int = 1 # a batch is worked off in so many parts: less memory for the same step
     precision: str = "no" # `no` (float32), `bf16` or `fp16`: accelerate's mixed precision
-    compile: bool = False # torch.compile; takes minutes before the first step, so for long GPU runs
+    compile: bool = False # torch.compile for the attention encoders: a minute, then faster steps
     deterministic: bool = False # on a GPU the same bits each time where torch can, else a warning
     sparse_ids: int = 200_000 # from so many items on, and with negatives, id gradients are sparse
     save_minutes: float = 5.0 # a checkpoint at least so often, and after each epoch
@@ -193,10 +193,12 @@ def make_accelerator(device, precision: str, folder=None) -> Accelerator:
                        log_with="tensorboard" if tracking else None,
                        kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)])
 
-# %% ../nbs/08_train.ipynb #330c4d7c
-def training_device(accelerator, device) -> torch.device:
-    "The device asked for; with several processes, the one that accelerate gave to this process."
-    return pick_device(device) if accelerator.num_processes == 1 else accelerator.device
+# %% ../nbs/08_train.ipynb #31e99c58
+def compile_encoders(model, backend: str = "inductor") -> None:
+    "Have torch.compile fuse each attention encoder's operations, when it first runs."
+    for part in model.modules():
+        if isinstance(part, EncoderBank):
+            part.compile(dynamic=True, fullgraph=True, backend=backend)
 
 # %% ../nbs/08_train.ipynb #054029ed
 class Trainer:
@@ -228,7 +230,7 @@ def start(self: Trainer, device) -> None:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8") # what cuBLAS needs for it
         torch.use_deterministic_algorithms(True, warn_only=True)
     a = self.accelerator = make_accelerator(device, self.settings.precision, self.folder)
-    self.device = training_device(a, device)
+    self.device = own_device(device)
     if uses_sparse_ids(self.model, self.settings):
         check_sparse_ids(self.settings, a.state.backend)
     self.model.to(self.device)
@@ -237,8 +239,9 @@ def start(self: Trainer, device) -> None:
     if last and (found := load_checkpoint(last, self.model, optimisers)):
         self.state = found
         self.say(f"resumed at epoch {found['epoch'] + 1}, step {found['step']}")
-    compiled = torch.compile(self.model, dynamic=True) if self.settings.compile else self.model
-    self.wrapped, *self.optimisers = a.prepare(compiled, *optimisers)
+    if self.settings.compile:
+        compile_encoders(self.model)
+    self.wrapped, *self.optimisers = a.prepare(self.model, *optimisers)
     if a.log_with:
         a.init_trackers("tensorboard")
     self.per_epoch = len(self.batches(0))

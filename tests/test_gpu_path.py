@@ -4,6 +4,8 @@ With the model on torch's device `meta`, which knows shapes but holds no numbers
 whose shape depends on numbers of the device fails, and so does reading one. A step that passes here
 never waits for a GPU. benchmarks/gpu.py counts the waits on a real one.
 """
+import shutil
+
 import pytest
 import torch
 
@@ -12,7 +14,7 @@ from llm_emf.c2dsr import C2DSR, C2DSRSettings
 from llm_emf.hybrid import Hybrid, HybridSettings
 from llm_emf.model import LLMEMF, VARIANTS, ModelSettings, variant_settings
 from llm_emf.sequential import BERT4Rec, BERTSettings, GRU4Rec, SequenceSettings
-from llm_emf.train import clip_gradients
+from llm_emf.train import clip_gradients, compile_encoders
 
 N, N_X = 300, 150
 
@@ -74,3 +76,26 @@ def test_c2dsr_is_the_exception(batch):
     "Its graph asks the device which neighbours a batch has; notebook 09d says so."
     with pytest.raises((NotImplementedError, RuntimeError)):
         step(OTHERS["c2dsr"](32), *batch)
+
+
+@pytest.mark.slow # the compiler takes a minute or two
+@pytest.mark.skipif(not shutil.which("g++"), reason="torch.compile needs a C++ compiler")
+@pytest.mark.parametrize("make", [lambda: llm_emf("llm-emf", 32), lambda: hybrid(32)],
+                         ids=["llm-emf", "hybrid"])
+def test_a_compiled_model_learns_what_it_did_before(make, batch):
+    "Without dropout: the same loss and the same gradients."
+    found = []
+    for compiled in (False, True):
+        torch.manual_seed(1)
+        model = make()
+        for part in model.modules():
+            part.dropout = 0.0
+        if compiled:
+            compile_encoders(model)
+        loss, _ = model(*batch)
+        loss.backward()
+        gradients = {n: p.grad for n, p in model.named_parameters() if p.grad is not None}
+        found.append({"loss": loss.detach()} | gradients)
+    assert found[0].keys() == found[1].keys() and len(found[0]) > 10
+    for name, value in found[0].items():
+        torch.testing.assert_close(found[1][name], value, rtol=1e-3, atol=1e-4, msg=name)
