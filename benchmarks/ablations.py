@@ -45,8 +45,6 @@ ABLATIONS = {
     "λ2 = 3": ("llm-emf", "lambda2=3", ""),
     "ids start at the features": ("llm-emf", "id_start=features", ""),
     "id vectors of length 1": ("llm-emf", "id_length=unit", ""),
-    "batches of 2,048": ("llm-emf", "batch_tokens=2048", ""),
-    "batches of 2,048, learning rate × 2": ("llm-emf", "batch_tokens=2048 learning_rate=0.006", ""),
     "batches of 2,048, learning rate × 4": ("llm-emf", "batch_tokens=2048 learning_rate=0.012", ""),
     "null: random text vectors": ("llm-emf", "", "random"),
     "null: texts of other items": ("llm-emf", "", "shuffled"),

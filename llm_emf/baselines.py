@@ -38,6 +38,9 @@ class Popularity(Method):
     def fit(self, task: Task, settings=None, folder=None, device="auto") -> PopularityScorer:
         return PopularityScorer(train_count(task.dataset, task.split["train"]), task.dataset)
 
+    def refit(self, scorer, task: Task, settings=None, device="auto") -> PopularityScorer:
+        return self.fit(task)
+
     def save(self, scorer: PopularityScorer, folder) -> None:
         np.save(Path(folder)/"count.npy", scorer.count)
 
@@ -122,6 +125,13 @@ def fit(self: ItemKNN, task: Task, settings=None, folder=None, device="auto") ->
                 best, found = mrr, scorer
     found.notes["best valid MRR"] = f"{best:.4f}"
     return found
+
+# %% ../nbs/09_baselines.ipynb #b8cc95a4
+@patch
+def refit(self: ItemKNN, scorer, task: Task, settings=None, device="auto") -> ItemKNNScorer:
+    "Count again, with the decay and the shrinkage that were chosen."
+    similarity = item_similarity(task.dataset, task.split["train"], scorer.notes["shrinkage"])
+    return ItemKNNScorer(similarity, scorer.decay, task.dataset, scorer.notes)
 
 # %% ../nbs/09_baselines.ipynb #7e8b592b
 @patch

@@ -46,12 +46,14 @@ class BlendScorer(AverageScorer):
         bins=(0,), # lowest count of each bin
         by_bin=None, # w of each bin; None: that of `weights`
         notes: dict = {},
+        # purchases in `count` of a history's last item that are the history's own: 1 after a refit
+        last_counted: int = 0,
     ):
         super().__init__(scorers, weights, notes)
         common = weights[1] / sum(weights)
         self.power, self.bins = power, torch.tensor(bins)
         self.by_bin = torch.tensor([common] * len(bins) if by_bin is None else by_bin)
-        self.count = torch.as_tensor(scorers[1].count)
+        self.count, self.last_counted = torch.as_tensor(scorers[1].count), last_counted
 
     def parts(self, histories: Tensor, domain: int) -> list: # of (n, items), shares of 1
         "Both fractions of the equation."
@@ -62,13 +64,15 @@ class BlendScorer(AverageScorer):
         "1 - w and w."
         self.count, self.bins, self.by_bin = (
             x.to(histories.device) for x in (self.count, self.bins, self.by_bin))
-        w = self.by_bin[history_bins(histories, self.count, self.bins)][:, None]
+        count = (self.count - self.last_counted).clamp(min=0)
+        w = self.by_bin[history_bins(histories, count, self.bins)][:, None]
         return [1 - w, w]
 
     def about(self) -> dict:
         "All that it is made of but the scorers."
         return super().about() | {"power": self.power, "bins": self.bins.tolist(),
-                                  "by_bin": [round(w, 6) for w in self.by_bin.tolist()]}
+                                  "by_bin": [round(w, 6) for w in self.by_bin.tolist()],
+                                  "last_counted": self.last_counted}
 
 # %% ../nbs/09e_blend.ipynb #3d880593
 def last_item_count(
@@ -162,6 +166,7 @@ class Blend(AverageMethod):
              "memory": Neighbours("item-knn-text", "item-kNN", space=TEXT_SPACE)}
     scorer_class = BlendScorer
     trial_words = Neighbours.trial_words # a trial of `llm-emf tune` does not search neighbours
+    refitted = {"last_counted": 1}
 
     def default_settings(self, task: Task, profile: str = "quick") -> BlendSettings:
         "The profile's settings of both parts."

@@ -405,6 +405,8 @@ def train(
     settings: Annotated[str, typer.Option(help=(
         "More settings of the method (notebooks 06, 08, 09), e.g. \"dropout=0.3 loss=mixture\"."
         ))] = "",
+    refit: Annotated[bool, typer.Option("--refit", help=(
+        "When all is chosen, learn from the valid targets too."))] = False,
     device: Device = "auto",
 ) -> None:
     """Stage 4: fit a method. A killed training resumes from its last checkpoint.
@@ -417,7 +419,8 @@ def train(
     short = {"epochs": epochs, "learning_rate": learning_rate, "d": d, "precision": precision}
     given = [f"{k}={v}" for k, v in short.items() if v is not None]
     words = " ".join([*given, settings]).strip()
-    print(train_method(run, chosen, run_settings(run, chosen, load_task(run), words)))
+    chosen_settings = run_settings(run, chosen, load_task(run), words)
+    print(train_method(run, chosen, chosen_settings, refit))
 
 # %% ../nbs/12_cli.ipynb #6516247e
 def _tunable(run, names): # the methods to tune

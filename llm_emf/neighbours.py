@@ -570,6 +570,16 @@ def fit(self: Neighbours, task: Task, settings=None, folder=None, device="auto")
     scorer.notes = chosen | notes | {"entries": scorer.similarity.nnz}
     return scorer
 
+# %% ../nbs/09a_neighbours.ipynb #755f5b25
+@patch
+def refit(self: Neighbours, scorer, task: Task, settings=None, device="auto") -> NeighbourScorer:
+    "Count again, with the settings that were chosen."
+    s = settings or self.default_settings(task)
+    chosen = {k: v for k, v in scorer.notes.items() if hasattr(s, k)} | {"trials": 0}
+    found = self.fit(task, replace(s, **chosen), device=device)
+    found.notes = scorer.notes | {"entries": found.similarity.nnz}
+    return found
+
 # %% ../nbs/09a_neighbours.ipynb #f380ad91
 @patch
 def save(self: Neighbours, scorer: NeighbourScorer, folder) -> None:

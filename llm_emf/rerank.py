@@ -60,7 +60,8 @@ def clues(
     parts: list, # of (n, items): the blend's parts
     mix: Tensor, # (n, items): the blend's scores
     place: Tensor, # (n, k) columns of the candidates, best first
-    bought=None, # (n,) how often the last item was bought; default: in the whole training part
+    # (n,) how often the last item was bought; default: in training, less `blend.last_counted`
+    bought=None,
 ) -> Tensor: # (n, k, clues)
     "What the re-ranker is told."
     model, count = blend.scorers[0].model, blend.count.to(mix.device)
@@ -68,7 +69,8 @@ def clues(
     item = place + model.candidates(domain)[0]
     like = (model.keys(item) * model.keys(last)).sum(-1) * (last > 0)
     row = [p.amax(1, keepdim=True).clamp(min=1e-6).log() for p in parts]
-    bought = count[last] if bought is None else torch.as_tensor(bought).to(mix.device)[:, None]
+    own = (count[last] - blend.last_counted).clamp(min=0)
+    bought = own if bought is None else torch.as_tensor(bought).to(mix.device)[:, None]
     row += [bought.log1p(), (histories > 0).sum(1, keepdim=True).log1p(),
             ((last > model.n_x) == bool(domain)).float()]
     each = [x.gather(1, place).clamp(min=1e-6).log() for x in (mix, *parts)]
@@ -243,6 +245,16 @@ class HybridRerank(Method):
         blend = self.blend.fit(task, s.blend, folder, device)
         scorer = RerankScorer(blend, [], s.rerank.top, task.exclude_seen, dict(blend.notes))
         return scorer.learn(task, s.rerank, device)
+
+# %% ../nbs/09g_rerank.ipynb #cb69dd0d
+@patch
+def refit(
+    self: HybridRerank, scorer: RerankScorer, task: Task, settings=None, device="auto",
+) -> RerankScorer:
+    "Refit the blend; the networks stay."
+    s = settings or self.default_settings(task)
+    blend = self.blend.refit(scorer.blend, task, s.blend, device)
+    return RerankScorer(blend, scorer.networks, scorer.top, scorer.exclude_seen, scorer.notes)
 
 # %% ../nbs/09g_rerank.ipynb #58743e18
 @patch

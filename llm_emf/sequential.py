@@ -198,6 +198,7 @@ class AverageMethod(ModelMethod):
     "Methods that are fitted apart and averaged at prediction; a subclass says which."
     parts = {} # name of a folder, and of a field of the settings → Method
     scorer_class = AverageScorer
+    refitted = {} # arguments of the scorer that a refit changes
 
     def fit_parts(self, task: Task, settings, folder=None, device="auto") -> list: # of scorers
         "Fit each part, in a folder of its own if there is one."
@@ -208,6 +209,13 @@ class AverageMethod(ModelMethod):
                 place.mkdir(exist_ok=True)
             scorers.append(method.fit(task, getattr(settings, name), place, device))
         return scorers
+
+    def refit(self, scorer, task: Task, settings=None, device="auto") -> AverageScorer:
+        "Refit each part; the weights stay."
+        s = settings or self.default_settings(task)
+        parts = [method.refit(part, task, getattr(s, name), device)
+                 for (name, method), part in zip(self.parts.items(), scorer.scorers)]
+        return self.scorer_class(parts, **scorer.about() | self.refitted)
 
     def save(self, scorer: AverageScorer, folder) -> None:
         "Each part in its folder, and how they are averaged."

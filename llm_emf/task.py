@@ -12,7 +12,7 @@ import os
 import re
 import shutil
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field, is_dataclass
+from dataclasses import asdict, dataclass, field, is_dataclass, replace
 from importlib import resources
 from pathlib import Path
 from typing import Protocol
@@ -82,6 +82,18 @@ def make_task(
     unseen = excludes_seen(dataset, split["train"])
     return Task(dataset, split, how, unseen, seed=seed,
                 loader=lambda kind: features.get(kind, no_features(kind)))
+
+# %% ../nbs/07a_task.ipynb #708e5c0c
+@patch
+def with_valid(self: Task) -> Task:
+    "The same task with the purchases of valid users, their targets included, in the training part."
+    train, valid = self.split["train"], self.split["valid"]
+    stop = np.zeros(len(self.dataset.user), dtype=np.int64)
+    stop[valid.user] = valid.stop
+    new = valid.take(~np.isin(valid.user, train.user)) # of users who are not trained on
+    longer = Ranges(np.r_[train.user, new.user], np.r_[train.start, new.start],
+                    np.r_[np.maximum(train.stop, stop[train.user]), new.stop])
+    return replace(self, split=self.split | {"train": longer})
 
 # %% ../nbs/07a_task.ipynb #a0b19e6b
 @patch
@@ -257,6 +269,11 @@ class Method:
         "Learn from the task's training part. `folder`: where checkpoints and curves may go."
         raise NotImplementedError(f"{type(self).__name__} has no fit")
 
+    def refit(self, scorer, task: Task, settings=None, device="auto") -> Scorer:
+        """Learn from a task that trains on more, as `Task.with_valid` does. What was chosen on
+        valid users stays. `scorer` may be changed."""
+        raise InputError(f"{self.name} cannot be refitted; train it without --refit")
+
     def save(self, scorer, folder) -> None:
         "Write a scorer into a folder, as safetensors, npy, parquet or json."
         raise NotImplementedError(f"{type(self).__name__} has no save, which the stages need")
@@ -313,16 +330,20 @@ def train_method(
     run: Run,
     method: Method,
     settings=None, # default: see `run_settings`
+    refit: bool = False, # learn from the valid targets too when all is chosen
 ) -> Path: # the stage's folder
     "Stage: fit a method on a run's task and keep its scorer. A killed training resumes."
-    task = load_task(run)
+    task, device = load_task(run), own_device(run.device)
     settings = settings or run_settings(run, method, task)
     def make(folder):
-        scorer = method.fit(task, settings, folder, own_device(run.device))
+        scorer = method.fit(task, settings, folder, device)
+        if refit:
+            scorer = method.refit(scorer, task.with_valid(), settings, device)
         if processes(run.device).is_main_process:
             method.save(scorer, folder)
         return {"method": method.name} | getattr(scorer, "notes", {})
     about = {"method": method.name, "settings": asdict(settings) if settings else {}}
+    about |= {"refit": True} if refit else {} # earlier stages without it still hold
     return run_shared_stage(run, f"train-{method.name}", make, about,
                             method_inputs(run, method, settings))
 

@@ -28,7 +28,7 @@ import torch
 from fastcore.basics import patch
 
 from .core import InputError, Run, _try_lock, check_inputs, derive, pick_device, processes
-from .core import progress, read_manifest, tidy, write_json
+from .core import progress, read_manifest, stage_lock, tidy, write_json
 from .metrics import per_user
 from .task import Method, Task, load_task, method_inputs, tuned_settings
 
@@ -471,14 +471,18 @@ def tune_methods(
     file="", # of the trials
     fixed: str = "", # words of settings that all trials have
 ) -> list: # of lists of `Trial`, one a method
-    "Tune methods on a run's data; the table and the figure go into the run folder."
+    """Tune methods on a run's data; the table and the figure go into the run folder. Raises
+    `InputError` if another process tunes one of them in this run."""
     import matplotlib.pyplot as plt
     if processes(run.device).num_processes > 1:
         raise InputError("tuning runs in one process; give each GPU a method of its own: "
                          "llm-emf tune --method NAME --device cuda:N")
     task, deadline = load_task(run), time.monotonic() + 60 * minutes
     tunings = [begin_run_tuning(run, method, task, file, fixed) for method in methods]
-    found = [tuning.tune(trials, deadline) for tuning in tunings]
+    found = []
+    for tuning in tunings: # a second process would propose the same trials
+        with stage_lock(run, f"tune-{tuning.method.name}"):
+            found.append(tuning.tune(trials, deadline))
     if any(found):
         tuning_table(found).to_csv(run.path/"tuning.csv")
         figure = plot_trials(found)

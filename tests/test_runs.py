@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 
+import numpy as np
 import pandas as pd
 import pytest
 
@@ -45,6 +46,29 @@ def test_same_seed_same_ranks_and_done_is_skipped(cli, prepared, tmp_path):
     assert (tmp_path/"b"/"train-id"/"model.safetensors").stat().st_mtime_ns == before
 
 
+def files_of(run) -> dict: # path → hash; curves without their columns of time
+    "What a run holds, but for logs and manifests, which name times, folders and versions."
+    found = {}
+    for file in sorted(run.rglob("*")):
+        if file.name == "curve.csv":
+            curve = pd.read_csv(file).drop(columns=["seconds", "targets per second"])
+            found[file.relative_to(run)] = curve.to_csv()
+        elif file.suffix in (".parquet", ".safetensors", ".csv", ".html"):
+            found[file.relative_to(run)] = hashlib.sha256(file.read_bytes()).hexdigest()
+    return found
+
+
+@pytest.mark.slow # all notebooks twice
+def test_two_whole_runs_with_one_seed_give_the_same_report(cli, tmp_path):
+    found = []
+    for name in ("a", "b"):
+        code, _, err = cli("reproduce", "--profile", "smoke", "--out", tmp_path/name/"run")
+        assert code == 0, err
+        found.append(files_of(tmp_path/name/"run"))
+    assert found[0] == found[1]
+    assert {"report.html", "results.csv", "ranks.parquet"} <= {path.name for path in found[0]}
+
+
 def test_killed_training_resumes_to_the_same_weights(cli, prepared, tmp_path):
     whole, killed = tmp_path/"whole", tmp_path/"killed"
     shutil.copytree(prepared, whole)
@@ -63,6 +87,18 @@ def test_killed_training_resumes_to_the_same_weights(cli, prepared, tmp_path):
     assert digest(whole/"train-id") == digest(killed/"train-id")
     curves = [pd.read_csv(folder/"train-id"/"curve.csv") for folder in (killed, whole)]
     assert len(curves[0]) == len(curves[1])
+
+
+def test_a_refit_is_another_stage_and_learns_from_the_valid_targets(cli, prepared, tmp_path):
+    out = tmp_path/"run"
+    shutil.copytree(prepared, out)
+    found = []
+    for more in ((), ("--refit",), ("--refit",)):
+        code, text, err = cli("train", "--method", "popularity", *more, "--out", out)
+        assert code == 0, err
+        found.append(int(np.load(out/"train-popularity"/"count.npy").sum()))
+    assert "skipped" in text, "the same refit is not made twice"
+    assert found[1] == found[2] == found[0] + 200, "a valid target of each of the 200 customers"
 
 
 def test_a_run_folder_of_another_version_is_refused(cli, prepared, tmp_path):
@@ -94,7 +130,7 @@ def test_every_method_trains_and_stands_in_the_report(tmp_path):
         settings = method.default_settings(load_task(run), "smoke")
         if isinstance(getattr(settings, "model", None), ModelSettings):
             settings = method.change(settings, "d=16 hidden=16 layers=1 epochs=1")
-        train_method(run, method, settings)
+        train_method(run, method, settings, refit=True)
         ranks[name] = pd.read_parquet(evaluate_method(run, method)/"ranks.parquet")["rank"]
     results = pd.read_csv(write_results(run)/"results.csv", keep_default_na=False)
     full = results[(results["protocol"] == "full") & (results["domain"] == "all")]
