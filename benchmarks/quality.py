@@ -8,7 +8,8 @@ they were.
                                                 leave-one-out; 3 seeds
 
 Settings are those of the profile quick; in the study `tuned` those that 12 trials a method found on
-the valid users of shop 0 (notebook 09y).
+the valid users of shop 0 (notebook 09y). With --refit all methods learn from the valid targets too,
+when everything has been chosen (notebook 07a).
 
 Started a second time beside the first (OMP_NUM_THREADS=1 each, on two cores), the processes share
 the work; the last one that finds everything done prints the table. Ranks are kept in runs/quality/;
@@ -76,9 +77,12 @@ def device_of(name: str, task: Task, method: str, words: str = "") -> str: # emp
     return read_json(note).get("device", "cpu") if note.exists() else ""
 
 
+REFIT = ", refit" # the end of a study's name, if its methods are refitted
+
+
 def tuned_words(name: str, method: str) -> str: # the name of a study
     "The tuned settings of a method; none in a study that is not of tuned ones."
-    tuned = tuned_settings().get("shop", {}) if name == "shop, tuned" else {}
+    tuned = tuned_settings().get("shop", {}) if name.removesuffix(REFIT) == "shop, tuned" else {}
     return find_method(method).tuned_words(tuned)
 
 
@@ -94,7 +98,18 @@ def make_ranks(name: str, task: Task, method: str, words: str) -> pd.DataFrame:
     scorer = chosen.fit(task, settings, folder)
     if getattr(scorer, "curve", None) is not None:
         scorer.curve.to_csv(folder/"curve.csv", index=False)
-    if method == "hybrid-rerank" and not words.strip(): # its stages, which were fitted as if alone
+    if name.endswith(REFIT):
+        plain = name.removesuffix(REFIT)
+        if not (rank_folder(plain, method, words, task.seed)/"ranks.parquet").exists():
+            keep_stages(plain, task, scorer, method, words)
+        scorer = chosen.refit(scorer, task.with_valid(), settings)
+    return keep_stages(name, task, scorer, method, words)
+
+
+def keep_stages(name: str, task: Task, scorer, method: str, words: str) -> pd.DataFrame:
+    "Keep the ranks of a method; of `hybrid-rerank` also its stages', which are methods themselves."
+    folder = rank_folder(name, method, words, task.seed)
+    if method == "hybrid-rerank" and not words.strip():
         stages = {"hybrid": scorer.blend.scorers[0], "hybrid-blend": scorer.blend}
         for stage, part in stages.items():
             keep_ranks(RUNS/name/f"{stage}-{task.seed}", task, part, stage)
@@ -116,7 +131,7 @@ def keep_ranks(folder, task: Task, scorer, method: str) -> pd.DataFrame:
 
 def memory_words(name: str, method: str, seed: int) -> str:
     "The settings that item-kNN with text found, for the neighbours of a blend; searched only once."
-    name = name.replace("tuned", "default")
+    name = name.removesuffix(REFIT).replace("tuned", "default")
     notes = [RUNS/name/f"item-knn-text-{k}"/"note.json" for k in (seed, 0)]
     note = next((n for n in notes if n.exists()), None)
     if method not in ("blend", "hybrid-blend", "hybrid-rerank") or not note:
@@ -174,7 +189,7 @@ def study(name: str, found: dict, same_users: bool, reference: str = "llm-emf") 
     rows = []
     for method, tables in found.items():
         row = {"study": f"{name}: {method}"} | over_seeds(tables)
-        if name == "shop, tuned" and method != "oracle":
+        if name.startswith("shop, tuned") and method != "oracle":
             row["settings"] = tuned_words(name, method)
         if method not in (reference, "oracle"):
             row |= paired(found[reference], tables, same_users)
@@ -209,8 +224,9 @@ def shop_run(name: str, seed: int): # the run
     return run
 
 
-def shop_ranks(name: str, seeds, methods=SHOP_METHODS) -> dict: # method → rank tables, one a seed
-    "The ranks of one study's methods; on the default shop those of the oracle too."
+def shop_ranks(name: str, seeds, methods=SHOP_METHODS, refit: str = "") -> dict:
+    """Method → rank tables, one a seed, of one study; on the default shop those of the oracle too.
+    `refit`: empty, or `REFIT`."""
     both = name in ("default", "tuned")
     found = {method: [] for method in SHOPS[name][1] if not both or method in methods}
     for seed in seeds:
@@ -218,27 +234,28 @@ def shop_ranks(name: str, seeds, methods=SHOP_METHODS) -> dict: # method → ran
         task = task_of(run, "leave-one-out", seed)
         for method in (m for m in found if m != "oracle"):
             same = name == "tuned" and not tuned_words("shop, tuned", method)
-            found[method].append(ranks_of(f"shop, {'default' if same else name}", task, method))
+            study = f"shop, {'default' if same else name}{refit}"
+            found[method].append(ranks_of(study, task, method))
         if both:
             ceiling = pd.read_parquet(run.path/"prepare"/"ceilings.parquet")
             found.setdefault("oracle", []).append(pd.DataFrame({"rank": ceiling["oracle"]}))
     return found
 
 
-def shop(seeds, studies=tuple(SHOPS), methods=SHOP_METHODS, reference="llm-emf") -> None:
+def shop(seeds, studies=tuple(SHOPS), methods=SHOP_METHODS, reference="llm-emf", refit="") -> None:
     "Default shop, and the two knobs at zero."
-    all_found = {name: shop_ranks(name, seeds, methods) for name in studies}
+    all_found = {name: shop_ranks(name, seeds, methods, refit) for name in studies}
     for found in all_found.values():
         stop_if_unfinished(found)
     rows = []
     for name, found in all_found.items():
-        rows += study(f"shop, {name}", found, same_users=False, reference=reference)
+        rows += study(f"shop, {name}{refit}", found, same_users=False, reference=reference)
     whole = [r for r in rows if "=" not in r["study"]]
     value = {r["study"].rpartition(": ")[2]: r["MRR %"] for r in whole} # of the last study
     for r in whole:
         r["share of the oracle"] = f"{r['MRR %'] / value['oracle']:.0%}"
     best = max((m for m in value if m.startswith("item-knn")), key=value.get)
-    name, last = f"quality_shop{suffix(reference)}", whole[-1]["study"].partition(":")[0]
+    name, last = f"quality_shop{suffix(reference, refit)}", whole[-1]["study"].partition(":")[0]
     finish(name, with_earlier(name, rows), value[reference] / value[best],
            seeds=len(seeds), ratio_means=f"MRR of {reference} over {best}'s, {last}")
 
@@ -252,9 +269,10 @@ def with_earlier(name: str, rows: list) -> list:
     return rows + kept
 
 
-def suffix(reference: str) -> str:
+def suffix(reference: str, refit: str) -> str:
     "The end of the name of a table's file."
-    return "" if reference == "llm-emf" else f"_{reference.replace('-', '_')}"
+    of = "" if reference == "llm-emf" else f"_{reference.replace('-', '_')}"
+    return of + ("_refit" if refit else "")
 
 
 SPLITS = ("leave-one-out", "given")
@@ -310,21 +328,22 @@ def by_group(tables: list, found: list) -> dict: # group → MRR in %, mean over
             for name, users in masks.items() if users.any()}
 
 
-def food_kitchen(seeds, run_folder, splits=SPLITS, methods=FOOD_KITCHEN, reference="llm-emf"):
+def food_kitchen(seeds, run_folder, splits=SPLITS, methods=FOOD_KITCHEN, reference="llm-emf",
+                 refit=""):
     "Both splits of the real data."
     run = food_kitchen_run(run_folder)
     found = {how: {method: [] for method in methods} for how in splits}
     for seed, how, method in itertools.product(seeds, splits, methods):
         # there is nothing random in neighbours but the 999 negatives
         if not method.startswith("item-knn") or seed == seeds[0]:
-            ranks = ranks_of(f"food-kitchen, {how}", task_of(run, how, seed), method)
+            ranks = ranks_of(f"food-kitchen, {how}{refit}", task_of(run, how, seed), method)
             found[how][method].append(ranks)
     for tables in found.values():
         stop_if_unfinished(tables)
     rows, ratio = [], {}
     for how, tables in found.items():
         tables = {k: t * len(seeds) if len(t) < len(seeds) else t for k, t in tables.items()}
-        new = study(f"food-kitchen, {how}", tables, True, reference)
+        new = study(f"food-kitchen, {how}{refit}", tables, True, reference)
         of_users = groups(task_of(run, how, 0))
         for row, of in zip(new, tables.values()):
             row |= by_group(of, [of_users] * len(of))
@@ -332,7 +351,7 @@ def food_kitchen(seeds, run_folder, splits=SPLITS, methods=FOOD_KITCHEN, referen
         value = {row["study"].partition(": ")[2]: row["MRR %"] for row in new}
         best = max((m for m in value if m.startswith("item-knn")), key=value.get)
         ratio[how] = round(value[reference] / value[best], 3)
-    name = f"quality_food_kitchen{suffix(reference)}"
+    name = f"quality_food_kitchen{suffix(reference, refit)}"
     finish(name, with_earlier(name, rows), ratio[splits[0]], seeds=len(seeds),
            ratios=ratio, ratio_means=f"MRR of {reference} over the best item-kNN's, {splits[0]}")
 
@@ -358,6 +377,8 @@ def parse():
     parser.add_argument("--methods", nargs="+", help="default: all of the study")
     parser.add_argument("--reference", default="llm-emf",
                         help="the method that the others are compared with")
+    parser.add_argument("--refit", action="store_const", const=REFIT, default="",
+                        help="learn from the valid targets too; tables of their own")
     return parser.parse_args()
 
 
@@ -365,7 +386,7 @@ if __name__ == "__main__":
     options = parse()
     if options.data == "shop":
         shop(range(options.seeds), options.studies, options.methods or SHOP_METHODS,
-             options.reference)
+             options.reference, options.refit)
     else:
         food_kitchen(range(options.seeds), options.run, options.splits,
-                     options.methods or FOOD_KITCHEN, options.reference)
+                     options.methods or FOOD_KITCHEN, options.reference, options.refit)

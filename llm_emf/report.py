@@ -7,9 +7,10 @@ __all__ = ['COLUMNS', 'PANELS', 'HEADING', 'evaluated_methods', 'collect_ranks',
            'write_results', 'best_first', 'main_table', 'compare_all', 'verdict', 'p_text', 'comparison_table',
            'answer', 'share_of_oracle', 'bar_colour', 'draw_bars', 'plot_methods', 'plot_panels', 'training_curves',
            'plot_training', 'training_table', 'fusion_table', 'heaviest', 'plot_fusion', 'length_groups', 'by_length',
-           'plot_by_length', 'without_folders', 'protocol_notes', 'feature_notes', 'language_model_notes', 'notes',
-           'stage_settings', 'run_settings', 'stage_table', 'versions_text', 'shown_run', 'run_commands', 'short_table',
-           'report_cells', 'page_template', 'render_report', 'show_figure', 'about_run', 'data_tables']
+           'plot_by_length', 'without_folders', 'protocol_notes', 'feature_notes', 'language_model_notes',
+           'refit_notes', 'notes', 'stage_settings', 'run_settings', 'stage_table', 'versions_text', 'shown_run',
+           'run_commands', 'short_table', 'report_cells', 'page_template', 'render_report', 'show_figure', 'about_run',
+           'data_tables']
 
 # %% ../nbs/11_report.ipynb #d185a5aa
 import html
@@ -460,6 +461,18 @@ def language_model_notes(run: Run) -> list: # of sentences
             f"{about['purchases covered']} of the training purchases; the others fall back to "
             "their title."]
 
+# %% ../nbs/11_report.ipynb #8b65aa1e
+def refit_notes(run: Run) -> list: # of sentences; none where no method was refitted
+    "Which methods learnt from the valid targets too."
+    names = evaluated_methods(run)
+    keys = {name: read_manifest(run.path/f"train-{name}")["key"]["settings"] for name in names}
+    refitted = [name for name in names if keys[name].get("refit")]
+    if not refitted:
+        return []
+    others = " The others did not, so the comparison is not even." * (len(refitted) < len(names))
+    return [f"When all was chosen, these learnt from the valid targets too (train --refit): "
+            f"{', '.join(map(label, refitted))}.{others}"]
+
 # %% ../nbs/11_report.ipynb #cf80b2dc
 def notes(run: Run) -> list: # of sentences
     "What a reader must know before using the figures of a run."
@@ -471,7 +484,8 @@ def notes(run: Run) -> list: # of sentences
         said.append("The embedded shop is simulated. Its pictures and captions are drawn by a "
                     "program, and the CLIP is a small one trained for such goods (notebook 04a). "
                     "What holds there need not hold on real data.")
-    said += protocol_notes(run, load_task(run)) + feature_notes(run) + language_model_notes(run)
+    said += protocol_notes(run, load_task(run)) + refit_notes(run)
+    said += feature_notes(run) + language_model_notes(run)
     return [without_folders(s) for s in said]
 
 # %% ../nbs/11_report.ipynb #276e95a1

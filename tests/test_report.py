@@ -67,7 +67,7 @@ def folder_run(tmp_path_factory):
     run = open_run(tmp_path_factory.mktemp("runs")/"folder", str(data), "smoke", 0, "cpu")
     prepare(run)
     for name in ("popularity", "item-knn"):
-        train_method(run, METHODS[name])
+        train_method(run, METHODS[name], refit=name == "item-knn")
         evaluate_method(run, METHODS[name])
     return run
 
@@ -138,7 +138,9 @@ def test_baselines_alone_on_a_folder_of_data(folder_run, folder_page):
     assert "LLM-EMF was not evaluated in this run" in text and "nothing to compare" in text
     assert "known for the embedded shop only" in text and "No method of this run is trained" in text
     assert text.count("Both domains: 90 users") == 2, "sampled999, and with items already bought"
-    assert "nobody buys a thing twice" in " ".join(notes(folder_run))
+    said = " ".join(notes(folder_run))
+    assert "nobody buys a thing twice" in said
+    assert "learnt from the valid targets too (train --refit): item-kNN. The others did not" in said
     protocols = set(pd.read_csv(folder_run.path/"results.csv")["protocol"])
     assert protocols == {"full", "sampled999", "full_seen_too"}
 
