@@ -24,8 +24,8 @@ import torch.nn.functional as F
 from fastcore.basics import patch
 from PIL import Image, UnidentifiedImageError
 
-from .core import (InputError, Run, check_fields, own_device, pick_device, processes, progress,
-                          repair_torchvision, run_stage, stage_holds, stage_key)
+from .core import (InputError, Run, check_fields, own_device, pick_device, processes,
+                          progress, repair_torchvision, run_stage, stage_holds, stage_key)
 from .data import load_dataset
 from .enrich import TEXTS, item_texts
 from .features import (Features, VectorStore, catalogue_hash, encode_missing, row_key,

@@ -342,7 +342,7 @@ def train_method(
         if processes(run.device).is_main_process:
             method.save(scorer, folder)
         return {"method": method.name} | getattr(scorer, "notes", {})
-    about = {"method": method.name, "settings": asdict(settings) if settings else {}}
+    about: dict = {"method": method.name, "settings": asdict(settings) if settings else {}}
     about |= {"refit": True} if refit else {} # earlier stages without it still hold
     return run_shared_stage(run, f"train-{method.name}", make, about,
                             method_inputs(run, method, settings))
