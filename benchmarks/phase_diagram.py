@@ -15,12 +15,8 @@ import argparse
 import numpy as np
 import pandas as pd
 from common import finish
-from quality import RUNS, locked, over_seeds, paired, ranks_of, stop_if_unfinished, task_of
+from quality import encoded_shop, over_seeds, paired, ranks_of, stop_if_unfinished, task_of
 
-from llm_emf.clip import ClipSettings, encode
-from llm_emf.core import open_run
-from llm_emf.data import prepare
-from llm_emf.enrich import enrich_catalogue
 from llm_emf.metrics import per_user
 from llm_emf.shop import ShopSettings
 
@@ -36,23 +32,12 @@ def shop_name(knob: str, value: float) -> str:
     return "default" if value == getattr(ShopSettings(), knob) else f"{knob}={value:g}"
 
 
-def shop_run(knob: str, value: float, seed: int): # the run
-    "Prepare and encode a shop, once however many processes there are."
-    name = f"shop, {shop_name(knob, value)}, {seed}"
-    run = open_run(RUNS/name, "shop", "quick", seed)
-    with locked(name, wait=True):
-        prepare(run, shop=ShopSettings(**{knob: value}))
-        enrich_catalogue(run, limit=0 if knob == "titles" and value < 1 else None)
-        encode(run)
-        encode(run, ClipSettings(text="title"))
-    return run
-
-
 def point(knob: str, value: float, methods: list, seeds) -> dict: # method → rank tables, one a seed
     "The ranks of all methods at one value of a knob, the oracle's included."
     found = {method: [] for method in methods} | {"oracle": []}
     for seed in seeds:
-        run = shop_run(knob, value, seed)
+        limit = 0 if knob == "titles" and value < 1 else None
+        run = encoded_shop(shop_name(knob, value), ShopSettings(**{knob: value}), seed, limit)
         task = task_of(run, "leave-one-out", seed)
         for method in methods:
             found[method].append(ranks_of(f"shop, {shop_name(knob, value)}", task, method))

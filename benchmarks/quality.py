@@ -213,12 +213,17 @@ SHOPS = { # study → settings of the shop, methods
 
 
 def shop_run(name: str, seed: int): # the run
-    "Prepare and encode a shop, once however many processes there are."
+    "The shop of a study."
     name = "default" if name == "tuned" else name
+    return encoded_shop(name, SHOPS[name][0], seed)
+
+
+def encoded_shop(name: str, shop: ShopSettings, seed: int, limit: int = None): # the run
+    "Prepare and encode a shop, once however many processes there are. `limit`: of `enrich`."
     run = open_run(RUNS/f"shop, {name}, {seed}", "shop", "quick", seed)
     with locked(f"shop, {name}, {seed}", wait=True):
-        prepare(run, shop=SHOPS[name][0])
-        enrich_catalogue(run)
+        prepare(run, shop=shop)
+        enrich_catalogue(run, limit=limit)
         encode(run)
         encode(run, ClipSettings(text="title"))
     return run

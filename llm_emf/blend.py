@@ -53,7 +53,13 @@ class BlendScorer(AverageScorer):
         common = weights[1] / sum(weights)
         self.power, self.bins = power, torch.tensor(bins)
         self.by_bin = torch.tensor([common] * len(bins) if by_bin is None else by_bin)
-        self.count, self.last_counted = torch.as_tensor(scorers[1].count), last_counted
+        self.last_counted = last_counted
+        self.take_counts()
+
+    def take_counts(self) -> None:
+        "Take over the neighbours' counts: of any item, and of one that stands last in a history."
+        self.count = torch.as_tensor(self.scorers[1].count)
+        self.last_count = (self.count - self.last_counted).clamp(min=0)
 
     def parts(self, histories: Tensor, domain: int) -> list: # of (n, items), shares of 1
         "Both fractions of the equation."
@@ -62,10 +68,9 @@ class BlendScorer(AverageScorer):
 
     def row_weights(self, histories: Tensor) -> list: # two of (n, 1)
         "1 - w and w."
-        self.count, self.bins, self.by_bin = (
-            x.to(histories.device) for x in (self.count, self.bins, self.by_bin))
-        count = (self.count - self.last_counted).clamp(min=0)
-        w = self.by_bin[history_bins(histories, count, self.bins)][:, None]
+        self.last_count, self.bins, self.by_bin = (
+            x.to(histories.device) for x in (self.last_count, self.bins, self.by_bin))
+        w = self.by_bin[history_bins(histories, self.last_count, self.bins)][:, None]
         return [1 - w, w]
 
     def about(self) -> dict:

@@ -122,7 +122,7 @@ def _(scorer: AverageScorer, dataset, moved, added, old, new):
     larger = deepcopy(scorer)
     larger.scorers = [with_items(s, dataset, moved, added, old, new) for s in scorer.scorers]
     if isinstance(larger, BlendScorer):
-        larger.count = torch.as_tensor(larger.scorers[1].count)
+        larger.take_counts()
     return larger
 
 @with_items.register

@@ -69,8 +69,8 @@ def clues(
     item = place + model.candidates(domain)[0]
     like = (model.keys(item) * model.keys(last)).sum(-1) * (last > 0)
     row = [p.amax(1, keepdim=True).clamp(min=1e-6).log() for p in parts]
-    own = (count[last] - blend.last_counted).clamp(min=0)
-    bought = own if bought is None else torch.as_tensor(bought).to(mix.device)[:, None]
+    bought = (blend.last_count.to(mix.device)[last] if bought is None
+              else torch.as_tensor(bought).to(mix.device)[:, None])
     row += [bought.log1p(), (histories > 0).sum(1, keepdim=True).log1p(),
             ((last > model.n_x) == bool(domain)).float()]
     each = [x.gather(1, place).clamp(min=1e-6).log() for x in (mix, *parts)]

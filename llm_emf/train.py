@@ -688,7 +688,10 @@ class Refit(Trainer):
         "Train the model in place."
         self.model.train()
         self.state["epoch"], batches = REFIT, self.batches(REFIT)
-        for step in progress(range(len(batches)), f"{self.what}, refit", unit="step"):
+        steps = range(len(batches))
+        if self.main:
+            steps = progress(steps, f"{self.what}, refit", unit="step")
+        for step in steps:
             self.step(REFIT, step, batches[step])
         self.read_losses()
         self.accelerator.wait_for_everyone()
