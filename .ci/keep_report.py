@@ -1,7 +1,8 @@
-"""Keep the report of a run as a page of the site, nbs/reports/<data set>.ipynb:
+"""Keep the report of a run as a page of the site, nbs/reports/<data set>_<profile>.ipynb:
 
     llm-emf reproduce --dataset shop --profile quick
     python .ci/keep_report.py runs/shop-quick-0
+    python .ci/keep_report.py runs/shop-quick-0 "an H100"     # made on another machine
 
 The page is notebook 11 as that run executed it: text, tables and figures, without the code.
 """
@@ -51,12 +52,16 @@ def kept_cells(cells: list) -> list:
     return kept
 
 
-def head(run) -> list: # of cells: title, and what the page is
+def this_machine() -> str:
+    "Processor, cores and GPU."
+    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else "no GPU"
+    return f"{platform.machine()}, {os.cpu_count()} cores, {gpu}"
+
+
+def head(run, machine: str) -> list: # of cells: title, and what the page is
     "What a reader must know first: which run, when, where, and what it stands for."
     shown = shown_run(run)
     made = datetime.date.fromtimestamp((run.path/"report"/"manifest.json").stat().st_mtime)
-    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else "no GPU"
-    machine = f"{platform.machine()}, {os.cpu_count()} cores, {gpu}"
     where = shown.dataset if shown.dataset == run.dataset else f"path/to/{shown.dataset}"
     title = (f"# Report: {shown.dataset}, profile {run.profile}\n\n"
              f"> The report that a run of {made} wrote: notebook 11, executed.")
@@ -68,7 +73,7 @@ def head(run) -> list: # of cells: title, and what the page is
     return [nbformat.v4.new_markdown_cell(source) for source in (title, text)]
 
 
-def keep(folder: str) -> Path:
+def keep(folder: str, machine: str) -> Path:
     "Write the page of a run. Raises `InputError` if the run's report is missing or stale."
     identity = read_identity(folder)
     run = open_run(folder, identity["dataset"], identity["profile"], identity["seed"])
@@ -76,8 +81,9 @@ def keep(folder: str) -> Path:
     if not executed.exists() or not (run.path/"report").exists():
         raise InputError(f"{folder} has no report yet; make it with llm-emf report --out {folder}")
     check_inputs(run, [run.path/"report"], "keep_report")
-    cells = head(run) + kept_cells(nbformat.read(executed, as_version=4)["cells"])
-    page = ROOT/"nbs"/"reports"/f"{shown_run(run).dataset.replace('-', '_')}.ipynb"
+    cells = head(run, machine) + kept_cells(nbformat.read(executed, as_version=4)["cells"])
+    name = f"{shown_run(run).dataset}_{run.profile}".replace("-", "_")
+    page = ROOT/"nbs"/"reports"/f"{name}.ipynb"
     page.parent.mkdir(exist_ok=True)
     notebook = nbformat.v4.new_notebook(cells=cells)
     nbformat.write(notebook, page)
@@ -86,9 +92,10 @@ def keep(folder: str) -> Path:
 
 
 if __name__ == "__main__":
-    if len(sys.argv) != 2:
+    if len(sys.argv) not in (2, 3):
         sys.exit(__doc__)
     try:
-        print(f"kept: {keep(sys.argv[1]).relative_to(ROOT)}")
+        made = keep(sys.argv[1], *(sys.argv[2:] or [this_machine()]))
+        print(f"kept: {made.relative_to(ROOT)}")
     except InputError as e:
         sys.exit(str(e))

@@ -14,8 +14,9 @@ from functools import cache
 
 import numpy as np
 from common import finish
-from quality import by_group, device_of, food_kitchen_run, groups, locked, make_parser, over_seeds
-from quality import paired, ranks_of, shop_run, stop_if_unfinished, task_of
+from quality import by_group, device_of, earlier, food_kitchen_run, groups, locked, make_parser
+from quality import over_seeds, paired, ranks_of, shop_run, stop_if_unfinished, task_of
+from quality import with_earlier
 
 from llm_emf.clip import ClipSettings, encode
 from llm_emf.core import derive, open_run, read_manifest
@@ -127,7 +128,8 @@ def parse():
 
 
 def main(options) -> None:
-    "Fit what is missing; the table has the rows that are there for every seed."
+    """Fit what is missing; the table has the rows that are there for every seed, and those of the
+    earlier table that were not asked for, with their date."""
     wanted = [k for k in ABLATIONS if k == "LLM-EMF" or k in options.only]
     wanted = [k for k in wanted if k not in LEFT_OUT[options.data]]
     found, made_on, of_users = {label: [] for label in wanted}, set(), []
@@ -141,8 +143,12 @@ def main(options) -> None:
     base, same_users = found["LLM-EMF"], options.data == "food-kitchen"
     rows = [row(label, tables, base, same_users) for label, tables in found.items()]
     in_groups = {label: by_group(tables, of_users) for label, tables in found.items()}
-    worst = min(rows[1:], key=lambda r: r["MRR %"]) if len(rows) > 1 else rows[0]
-    finish(f"ablations_{options.data.replace('-', '_')}", rows, rows[0]["MRR %"]/worst["MRR %"],
+    name = f"ablations_{options.data.replace('-', '_')}"
+    order = list(ABLATIONS).index
+    rows = sorted(with_earlier(name, rows, "changed"), key=lambda r: order(r["changed"]))
+    in_groups = earlier(name).get("groups", {}) | in_groups
+    worst = min(rows, key=lambda r: r["MRR %"])
+    finish(name, rows, rows[0]["MRR %"]/worst["MRR %"],
            seeds=options.seeds, trained_on=sorted(made_on - {""}), groups=in_groups,
            ratio_means=f"MRR of LLM-EMF over that of: {worst['changed']}")
 

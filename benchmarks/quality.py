@@ -265,12 +265,16 @@ def shop(seeds, studies=tuple(SHOPS), methods=SHOP_METHODS, reference="llm-emf",
            seeds=len(seeds), ratio_means=f"MRR of {reference} over {best}'s, {last}")
 
 
-def with_earlier(name: str, rows: list) -> list:
-    "The rows, and those of the earlier table whose studies are not among them."
+def earlier(name: str) -> dict: # of the results' folder; without rows if there is none
+    "The table that a benchmark wrote before."
     file = ROOT/"benchmarks"/"results"/f"{name}.json"
-    old = read_json(file) if file.exists() else {"rows": []}
-    new = {row["study"] for row in rows}
-    kept = [{"made": old["date"]} | row for row in old["rows"] if row["study"] not in new]
+    return read_json(file) if file.exists() else {"rows": []}
+
+
+def with_earlier(name: str, rows: list, key: str = "study") -> list:
+    "The rows, and those of the earlier table whose `key` is not among them."
+    old, new = earlier(name), {row[key] for row in rows}
+    kept = [{"made": old["date"]} | row for row in old["rows"] if row[key] not in new]
     return rows + kept
 
 

@@ -186,6 +186,8 @@ def make_accelerator(device, precision: str, folder=None) -> Accelerator:
     "accelerate for the device and precision asked for, whatever this process trained before."
     processes(device)
     AcceleratorState._reset_state()
+    if precision != "no": # cuDNN's attention plans each new shape of a batch anew, for 0.2 s
+        torch.backends.cuda.enable_cudnn_sdp(False)
     tracking = folder is not None and is_tensorboard_available()
     # find_unused_parameters: a process's share of a batch may hold no item of one domain
     return Accelerator(cpu=pick_device(device).type == "cpu", mixed_precision=precision,
