@@ -3,7 +3,12 @@ import json
 import re
 from pathlib import Path
 
+import pandas as pd
 import pytest
+from bs4 import BeautifulSoup
+
+from llm_emf.methods import METHODS
+from llm_emf.metrics import METRICS, per_user
 
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT/"benchmarks"/"results"
@@ -71,3 +76,53 @@ def test_the_readme_is_made_from_the_landing_page(monkeypatch):
     import readme
     made = readme.make()
     assert (ROOT/"README.md").read_text(encoding="utf-8") == made, "make readme makes it again"
+
+
+def page_table(page): # label → [MRR, NDCG@5, NDCG@10, HR@1, HR@5, HR@10] in %, the page's first table
+    cells = json.loads((ROOT/"nbs"/"reports"/f"{page}.ipynb").read_text(encoding="utf-8"))["cells"]
+    outputs = [o["data"] for c in cells if c["cell_type"] == "code" for o in c["outputs"]]
+    html = next("".join(d["text/html"]) for d in outputs if "text/html" in d)
+    found = {}
+    for row in BeautifulSoup(html, "html.parser").select("tbody tr"):
+        figures = [float(td.text.split()[0]) for td in row.find_all("td")]
+        found[row.th.text] = figures
+    return found
+
+
+@pytest.mark.parametrize("name", ["shop-paper-0", "food-kitchen-paper-0"])
+def test_figures_of_a_kept_report_follow_from_its_kept_ranks(name):
+    ranks = pd.read_parquet(RESULTS/"ranks"/f"{name}.parquet")
+    notes = json.loads((RESULTS/"ranks"/f"{name}.json").read_text(encoding="utf-8"))
+    shown, checked = page_table(name.replace("-", "_").removesuffix("_0")), 0
+    for method, about in METHODS.items():
+        rank = ranks[f"{method} | rank"].to_numpy()
+        for figure, metric in zip(shown[about.label], METRICS, strict=True):
+            assert abs(figure - 100 * per_user(rank, metric).mean()) < .00501, (method, metric)
+            checked += 1
+        assert notes[f"train-{method}"]["key"]["seed"] == 0
+        assert f"train-{method}" in " ".join(notes[f"evaluate-{method}"]["key"]["inputs"])
+    assert checked == len(METHODS) * 6
+
+
+def test_packed_ranks_come_back(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(ROOT/"benchmarks")
+    import rankfiles
+    monkeypatch.setattr(rankfiles, "ROOT", tmp_path)
+    monkeypatch.setattr(rankfiles, "KEPT", tmp_path/"kept")
+    monkeypatch.setattr(rankfiles, "RUNS", tmp_path/"a")
+    case = {"user": ["u", "v"], "target": [3, 5], "domain": ["food", "kitchen"]}
+    for method, ranks in {"id": [1, 900], "llm-emf lambda1=0": [4, 70_000]}.items():
+        folder = tmp_path/"a"/"shop, default"/f"{method}-2"
+        folder.mkdir(parents=True)
+        pd.DataFrame(case | {"rank": ranks, "rank999": [1, 2]}).to_parquet(folder/"ranks.parquet")
+        (folder/"note.json").write_text(json.dumps({"device": method}))
+    rankfiles.pack_studies()
+    rankfiles.pack_studies() # again: the same
+    monkeypatch.setattr(rankfiles, "RUNS", tmp_path/"b")
+    rankfiles.unpack()
+    back = tmp_path/"b"/"shop, default"/"llm-emf lambda1=0-2"
+    assert pd.read_parquet(back/"ranks.parquet")["rank"].tolist() == [4, 70_000]
+    assert json.loads((back/"note.json").read_text()) == {"device": "llm-emf lambda1=0"}
+    other = pd.DataFrame(case | {"user": ["u", "w"], "rank": [1, 1], "rank999": [1, 1]})
+    with pytest.raises(AssertionError, match="other cases: b"):
+        rankfiles.wide({"a": pd.read_parquet(back/"ranks.parquet"), "b": other})
