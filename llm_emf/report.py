@@ -8,7 +8,7 @@ __all__ = ['COLUMNS', 'PANELS', 'HEADING', 'evaluated_methods', 'collect_ranks',
            'answer', 'share_of_oracle', 'bar_colour', 'draw_bars', 'plot_methods', 'plot_panels', 'training_curves',
            'plot_training', 'training_table', 'fusion_table', 'heaviest', 'plot_fusion', 'length_groups', 'by_length',
            'plot_by_length', 'without_folders', 'protocol_notes', 'feature_notes', 'language_model_notes',
-           'refit_notes', 'notes', 'stage_settings', 'run_settings', 'stage_table', 'versions_text', 'shown_run',
+           'refit_notes', 'notes', 'stage_settings', 'settings_table', 'stage_table', 'versions_text', 'shown_run',
            'run_commands', 'short_table', 'report_cells', 'page_template', 'render_report', 'show_figure', 'about_run',
            'data_tables']
 
@@ -261,7 +261,7 @@ def _grid(n: int) -> tuple: # figure, n axes
     columns = min(n, 4)
     rows = -(-n // columns)
     fig, axes = plt.subplots(rows, columns, figsize=(max(2.5 * columns, 4), 1.95 * rows + .5),
-                             sharex=True, sharey=True, squeeze=False)
+                             sharex=True, sharey=True, squeeze=False, layout="constrained")
     for k, ax in enumerate(axes.flat):
         ax.set_visible(k < n)
         if n - columns <= k < n: # the lowest of its column
@@ -287,7 +287,6 @@ def plot_panels(
     fig.suptitle(title, fontsize=11)
     fig.supxlabel(xlabel, fontsize=9)
     fig.supylabel(ylabel, fontsize=9)
-    fig.tight_layout()
     return fig
 
 # %% ../nbs/11_report.ipynb #b2fb8bae
@@ -522,7 +521,7 @@ def _by_setting(run) -> dict: # setting → value → methods
     return values
 
 # %% ../nbs/11_report.ipynb #385ab106
-def run_settings(run: Run) -> pd.DataFrame: # index setting; columns value, methods
+def settings_table(run: Run) -> pd.DataFrame: # index setting; columns value, methods
     "The settings and seeds of all methods; the value that most methods have comes last."
     rows = []
     for setting, groups in _by_setting(run).items():
