@@ -8,9 +8,9 @@ __all__ = ['COLUMNS', 'PANELS', 'HEADING', 'evaluated_methods', 'collect_ranks',
            'answer', 'share_of_oracle', 'bar_colour', 'draw_bars', 'plot_methods', 'plot_panels', 'training_curves',
            'plot_training', 'training_table', 'fusion_table', 'heaviest', 'plot_fusion', 'length_groups', 'by_length',
            'plot_by_length', 'without_folders', 'protocol_notes', 'feature_notes', 'language_model_notes',
-           'refit_notes', 'notes', 'stage_settings', 'settings_table', 'stage_table', 'versions_text', 'shown_run',
-           'run_commands', 'short_table', 'report_cells', 'page_template', 'render_report', 'show_figure', 'about_run',
-           'data_tables']
+           'refit_notes', 'same_ranks_notes', 'notes', 'stage_settings', 'settings_table', 'stage_table',
+           'versions_text', 'shown_run', 'run_commands', 'short_table', 'report_cells', 'page_template',
+           'render_report', 'show_figure', 'about_run', 'data_tables']
 
 # %% ../nbs/11_report.ipynb #d185a5aa
 import html
@@ -472,6 +472,16 @@ def refit_notes(run: Run) -> list: # of sentences; none where no method was refi
     return [f"When all was chosen, these learnt from the valid targets too (train --refit): "
             f"{', '.join(map(label, refitted))}.{others}"]
 
+# %% ../nbs/11_report.ipynb #03167248
+def same_ranks_notes(ranks: dict) -> list: # name → ranks; of sentences
+    "Which methods rank every target alike: without pictures some variants are the same model."
+    by_ranks: dict = {}
+    for name, table in ranks.items():
+        by_ranks.setdefault(table["rank"].to_numpy().tobytes(), []).append(label(name))
+    same = "; ".join(" = ".join(names) for names in by_ranks.values() if len(names) > 1)
+    return [f"These methods have the same ranks, because here they are the same model: {same}."
+            ] if same else []
+
 # %% ../nbs/11_report.ipynb #cf80b2dc
 def notes(run: Run) -> list: # of sentences
     "What a reader must know before using the figures of a run."
@@ -484,6 +494,7 @@ def notes(run: Run) -> list: # of sentences
                     "program, and the CLIP is a small one trained for such goods (notebook 04a). "
                     "What holds there need not hold on real data.")
     said += protocol_notes(run, load_task(run)) + refit_notes(run)
+    said += same_ranks_notes(collect_ranks(run))
     said += feature_notes(run) + language_model_notes(run)
     return [without_folders(s) for s in said]
 
