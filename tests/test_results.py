@@ -78,7 +78,7 @@ def test_the_readme_is_made_from_the_landing_page(monkeypatch):
     assert (ROOT/"README.md").read_text(encoding="utf-8") == made, "make readme makes it again"
 
 
-def page_table(page): # label → [MRR, NDCG@5, NDCG@10, HR@1, HR@5, HR@10] in %, the page's first table
+def page_table(page): # the page's first table: label → [MRR, NDCG@5, NDCG@10, HR@1 …] in %
     cells = json.loads((ROOT/"nbs"/"reports"/f"{page}.ipynb").read_text(encoding="utf-8"))["cells"]
     outputs = [o["data"] for c in cells if c["cell_type"] == "code" for o in c["outputs"]]
     html = next("".join(d["text/html"]) for d in outputs if "text/html" in d)
