@@ -1,7 +1,9 @@
 "The site: built without Quarto, complete without a network, with the code that readers come for."
+import base64
 import functools
 import http.server
 import importlib.util
+import io
 import json
 import re
 import subprocess
@@ -13,6 +15,7 @@ from urllib.parse import unquote, urlparse
 
 import pytest
 from browser import CHROMIUM, Browser
+from PIL import Image
 
 ROOT = Path(__file__).parent.parent
 SHOWN = { # page → what its code must show
@@ -146,14 +149,21 @@ def test_a_line_over_several_symbols_is_drawn(monkeypatch):
 
 def test_a_report_is_kept_without_code_and_with_its_outputs(monkeypatch):
     import nbformat
+    drawn, file = Image.new("RGB", (300, 200), "white"), io.BytesIO()
+    drawn.paste((76, 106, 146), (0, 0, 150, 200))
+    drawn.save(file, "PNG", compress_level=0)
+    figure = base64.b64encode(file.getvalue()).decode()
     picture = {"output_type": "display_data", "metadata": {"image/png": {"alt": "bars"}},
-               "data": {"image/png": "iVBORw0KGgo=", "text/plain": "<Figure>"}}
+               "data": {"image/png": figure, "text/plain": "<Figure>"}}
     said = {"output_type": "stream", "name": "stdout", "text": "done"}
     cells = [nbformat.v4.new_markdown_cell(text) for text in ("before", "# Report", "## Results")]
     cells.append(nbformat.v4.new_code_cell("draw()", outputs=[said, picture]))
     kept = builder(monkeypatch, "keep_report").kept_cells([nbformat.from_dict(c) for c in cells])
     assert [c["source"] for c in kept] == ["## Results", "#| eval: false\n#| echo: false"]
-    assert kept[1]["outputs"][0]["data"] == {"image/png": "iVBORw0KGgo="}
+    data = kept[1]["outputs"][0]["data"]
+    assert list(data) == ["image/png"] and len(data["image/png"]) < len(figure)
+    seen = Image.open(io.BytesIO(base64.b64decode(data["image/png"]))).convert("RGB")
+    assert seen.size == (300, 200) and seen.getpixel((10, 10)) == (76, 106, 146)
     assert kept[1]["outputs"][0]["metadata"]["image/png"]["alt"] == "bars"
 
 
