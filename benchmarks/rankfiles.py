@@ -5,7 +5,7 @@
     python benchmarks/rankfiles.py unpack               into runs/quality/, where they are missing
 
 One parquet file a study and seed, or a run: a row a test case (user, target, domain), a column a
-method and kind of rank. Beside it a .json with each method's notes, or each stage's manifest
+method and kind of rank; of studies full ranking alone, which is what their tables show. Beside it a .json with each method's notes, or each stage's manifest
 without the list of files. After `unpack`, quality.py, ablations.py and phase_diagram.py go on on
 another machine: they fit what has no ranks yet.
 """
@@ -64,7 +64,7 @@ def pack_studies() -> None:
         method, _, seed = file.parent.name.rpartition("-")
         by_seed[f"{file.parent.parent.name}, seed {seed}"][method] = file
     for name, files in by_seed.items():
-        tables = {method: pd.read_parquet(f) for method, f in files.items()}
+        tables = {method: pd.read_parquet(f)[[*CASE, "rank"]] for method, f in files.items()}
         notes = {method: read_json(f.parent/"note.json") for method, f in files.items()}
         old, old_notes = kept(name)
         keep(name, old | tables, old_notes | notes)
