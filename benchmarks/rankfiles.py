@@ -5,9 +5,10 @@
     python benchmarks/rankfiles.py unpack               into runs/quality/, where they are missing
 
 One parquet file a study and seed, or a run: a row a test case (user, target, domain), a column a
-method and kind of rank; of studies full ranking alone, which is what their tables show. Beside it a .json with each method's notes, or each stage's manifest
-without the list of files. After `unpack`, quality.py, ablations.py and phase_diagram.py go on on
-another machine: they fit what has no ranks yet.
+method and kind of rank; of studies full ranking alone, which is what their tables show. Beside it a
+.json with each method's notes, or each stage's manifest without the list of files. After `unpack`,
+quality.py, ablations.py and phase_diagram.py go on on another machine: they fit what has no ranks
+yet.
 """
 import json
 import sys
