@@ -144,9 +144,11 @@ def main(options) -> None:
     rows = [row(label, tables, base, same_users) for label, tables in found.items()]
     in_groups = {label: by_group(tables, of_users) for label, tables in found.items()}
     name = f"ablations_{options.data.replace('-', '_')}"
-    order = list(ABLATIONS).index
+    old, order = earlier(name), list(ABLATIONS).index
     rows = sorted(with_earlier(name, rows, "changed"), key=lambda r: order(r["changed"]))
-    in_groups = earlier(name).get("groups", {}) | in_groups
+    in_groups = old.get("groups", {}) | in_groups
+    if any("made" in r for r in rows): # rows of the earlier table
+        made_on |= set(old["trained_on"])
     worst = min(rows, key=lambda r: r["MRR %"])
     finish(name, rows, rows[0]["MRR %"]/worst["MRR %"],
            seeds=options.seeds, trained_on=sorted(made_on - {""}), groups=in_groups,

@@ -494,7 +494,6 @@ def notes(run: Run) -> list: # of sentences
                     "program, and the CLIP is a small one trained for such goods (notebook 04a). "
                     "What holds there need not hold on real data.")
     said += protocol_notes(run, load_task(run)) + refit_notes(run)
-    said += same_ranks_notes(collect_ranks(run))
     said += feature_notes(run) + language_model_notes(run)
     return [without_folders(s) for s in said]
 
