@@ -271,11 +271,11 @@ def hybrid_similarities(
     by: str, # all, id, text or picture
 ) -> np.ndarray: # (n_items + 1,)
     "Cosines of the vectors of the hybrid model, or of a part of them."
-    every = torch.arange(model.n_items + 1, device=model.has_id.device)
+    every = torch.arange(model.n_items + 1, device=model.id_weight.device)
     parts = hybrid_vectors(model, every)
     _refuse(by, ["all", *parts])
     x = model.keys(every) if by == "all" else parts[by]
-    there = (x.norm(dim=-1) > 0) & (model.has_id if by == "id" else True)
+    there = (x.norm(dim=-1) > 0) & (model.id_weight > 0 if by == "id" else True)
     there[0] = False
     unit = F.normalize(x, dim=-1)
     cosine = (unit @ unit[number]).masked_fill(~(there & there[number]), -torch.inf)

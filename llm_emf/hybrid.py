@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['WORD_START', 'FROZEN_START', 'VIEWS', 'HYBRID', 'HYBRID_BLEND', 'word_table', 'HybridSettings',
-           'principal_projection', 'views_of', 'Hybrid', 'HybridMethod', 'HybridBlend']
+           'principal_projection', 'views_of', 'shrunk', 'Hybrid', 'HybridMethod', 'HybridBlend']
 
 # %% ../nbs/09f_hybrid.ipynb #c48ecbcd
 from dataclasses import dataclass, replace
@@ -56,15 +56,14 @@ class HybridSettings(SequenceSettings):
     modalities: tuple[str, ...] = ("id", "words", "tex", "img")
     heads: int = 2 # attention heads, ≥ 1; d is divisible by it
     hidden: int = 128 # width of the feed-forward layers, ≥ 1
-    # purchases in training from which an item has an id vector, ≥ 0; see "Items never bought"
-    id_from: int = 1
+    id_shrink: float = 0.0 # k of the equation, ≥ 0; see "Rare items"
     # of an item: each is the sum of some modalities, joined by "-"
     views: tuple[str, ...] = ("id-words-tex-img",)
 
     def __post_init__(self):
         super().__post_init__()
         known = ("id", "words", "tex", "img")
-        check_fields(self, modalities=known, heads="≥ 1", hidden="≥ 1", id_from="≥ 0")
+        check_fields(self, modalities=known, heads="≥ 1", hidden="≥ 1", id_shrink="≥ 0")
         check_heads(self)
         for view in self.views:
             if not {*view.split("-")} <= {*known}:
@@ -101,6 +100,14 @@ def views_of(
         raise InputError(f"none of the modalities {' and '.join(names)} has data")
     return found
 
+# %% ../nbs/09f_hybrid.ipynb #9dc34a8e
+def shrunk(
+    bought: Tensor, # (n,) purchases in training, ≥ 0; infinity where the id counts in full
+    k: float, # ≥ 0
+) -> Tensor: # (n,) in [0, 1]; 0 for what was never bought
+    "How much an item's id vector counts."
+    return torch.where(bought > 0, 1 / (1 + k / bought.float()), 0.)
+
 # %% ../nbs/09f_hybrid.ipynb #5db0ddaf
 class Hybrid(SequenceModel):
     "Each view of an item is one vector; an encoder for each view reads the merged sequence."
@@ -117,12 +124,11 @@ class Hybrid(SequenceModel):
         count=None, # (n_items + 1,) purchases in training; default: all were bought often
     ):
         super().__init__(settings, n_items, n_x)
-        nn.init.zeros_(self.id_embedding.weight[0]) # items without an id vector
+        nn.init.zeros_(self.id_embedding.weight[0]) # padding
         s, has = settings, has or {}
-        every = torch.ones(n_items + 1, dtype=torch.bool)
-        known = every if count is None else torch.as_tensor(count) >= s.id_from
-        self.register_buffer("has_id", known)
-        self._add_words(titles if "words" in s.modalities else (), known.numpy())
+        bought = torch.full((n_items + 1,), torch.inf) if count is None else torch.as_tensor(count)
+        self.register_buffer("id_weight", shrunk(bought, s.id_shrink))
+        self._add_words(titles if "words" in s.modalities else (), (bought > 0).numpy())
         self.projection = nn.ModuleDict()
         for name in ("tex", "img"):
             if name in s.modalities and name in (features or {}):
@@ -155,7 +161,7 @@ def parts(
     "The terms of the equation."
     found = {}
     if "id" in self.modalities:
-        found["id"] = self.id_embedding(torch.where(self.has_id[ids], ids, 0))
+        found["id"] = self.id_weight[ids, None] * self.id_embedding(ids)
     if "words" in self.modalities:
         number, weight = self.word_number[ids], self.word_weight[ids]
         found["words"] = F.embedding_bag(number, self.words.weight, per_sample_weights=weight,
@@ -171,7 +177,7 @@ def vectors(
     item_ids: Tensor, # (…)
 ) -> Tensor: # (views, …, d)
     "v of the equation, for each view."
-    parts = self.parts(send(item_ids.reshape(-1), self.has_id))
+    parts = self.parts(send(item_ids.reshape(-1), self.id_weight))
     found = torch.stack([sum(parts[m] for m in view) for view in self.views])
     return found.view(len(self.views), *item_ids.shape, self.settings.d)
 
@@ -230,11 +236,12 @@ class HybridMethod(SequenceMethod):
     "The hybrid model as a method, trained by the engine of notebook 08."
 
     def default_settings(self, task: Task, profile: str = "quick") -> NeuralSettings:
-        "Small catalogues: five views. Large ones: one view, for at most four epochs."
+        "Small catalogues: five views. Large ones: one view, rare ids shrunk, at most four epochs."
         like = ModelMethod("llm-emf", "").default_settings(task, profile)
         model = HybridSettings(d=128, hidden=256, dropout=0.3, negatives=like.model.negatives)
         if task.dataset.n_items > LARGE:
-            return NeuralSettings(model, replace(like.train, epochs=min(4, like.train.epochs)))
+            return NeuralSettings(replace(model, id_shrink=10.),
+                                  replace(like.train, epochs=min(4, like.train.epochs)))
         return NeuralSettings(replace(model, layers=2, views=VIEWS), like.train)
 
     def reads(self, settings: NeuralSettings) -> str:

@@ -271,14 +271,15 @@ def extend_hybrid(
     table = model.id_embedding.weight
     weight = _extend(table, 0, moved, added, table.new_zeros(n, table.shape[1]))
     larger.id_embedding = torch.nn.Embedding.from_pretrained(weight, freeze=False, padding_idx=0)
-    larger.has_id = _extend(model.has_id, 0, moved, added, model.has_id.new_zeros(n))
+    larger.id_weight = _extend(model.id_weight, 0, moved, added, model.id_weight.new_zeros(n))
     trained = getattr(model, "trained", np.ones(len(moved), bool)) # not those added before
     larger.trained = np.zeros(dataset.n_items + 1, bool)
     larger.trained[moved[trained]] = True
     if model.words is not None:
         title, old_title = dataset.items["title"].to_numpy(), np.flatnonzero(trained)[1:]
-        number, weight = new_words(model, title[moved[old_title] - 1].tolist(),
-                                   model.has_id.cpu().numpy()[trained], title[added - 1].tolist())
+        bought = model.id_weight.cpu().numpy()[trained] > 0
+        number, weight = new_words(model, title[moved[old_title] - 1].tolist(), bought,
+                                   title[added - 1].tolist())
         larger.word_number = _extend(model.word_number, 0, moved, added, number)
         larger.word_weight = _extend(model.word_weight, 0, moved, added, weight)
     for m in model.projection:
