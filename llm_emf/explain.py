@@ -275,7 +275,7 @@ def hybrid_similarities(
     parts = hybrid_vectors(model, every)
     _refuse(by, ["all", *parts])
     x = model.keys(every) if by == "all" else parts[by]
-    there = (x.norm(dim=-1) > 0) & (model.id_weight > 0 if by == "id" else True)
+    there = x.norm(dim=-1) > 0 # an item that was never bought has no id
     there[0] = False
     unit = F.normalize(x, dim=-1)
     cosine = (unit @ unit[number]).masked_fill(~(there & there[number]), -torch.inf)

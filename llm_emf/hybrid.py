@@ -124,7 +124,6 @@ class Hybrid(SequenceModel):
         count=None, # (n_items + 1,) purchases in training; default: all were bought often
     ):
         super().__init__(settings, n_items, n_x)
-        nn.init.zeros_(self.id_embedding.weight[0]) # padding
         s, has = settings, has or {}
         bought = torch.full((n_items + 1,), torch.inf) if count is None else torch.as_tensor(count)
         self.register_buffer("id_weight", shrunk(bought, s.id_shrink))
