@@ -43,7 +43,7 @@ def word_table(
     place = np.arange(x.nnz) - x.indptr[row]
     keep = place < longest
     shape = (len(length), max(1, min(longest, length.max(initial=0))))
-    number, weight = np.zeros(shape, np.int64), np.zeros(shape, np.float32)
+    number, weight = np.zeros(shape, np.int32), np.zeros(shape, np.float32)
     number[row[keep], place[keep]] = column[order][keep] + 1
     weight[row[keep], place[keep]] = x.data[order][keep]
     return torch.from_numpy(number), torch.from_numpy(weight), len(used)

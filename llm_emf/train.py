@@ -458,11 +458,12 @@ def end_epoch(self: Trainer, epoch: int) -> None:
 # %% ../nbs/08_train.ipynb #4cc335f5
 @patch
 def keep_best(self: Trainer) -> None:
-    "Remember the weights, in memory and on disk."
-    weights = self.model.state_dict().items()
-    self.best_weights = {k: v.detach().cpu().clone() for k, v in weights}
-    if self.folder and self.main:
-        save_file(self.best_weights, self.folder/"best.aside")
+    "Remember the weights: on disk, or without a folder in memory."
+    weights = {k: v.detach().cpu() for k, v in self.model.state_dict().items()}
+    if self.folder is None:
+        self.best_weights = {k: v.clone() for k, v in weights.items()}
+    elif self.main:
+        save_file(weights, self.folder/"best.aside")
         os.replace(self.folder/"best.aside", self.folder/"best.safetensors")
 
 # %% ../nbs/08_train.ipynb #e0e800c4
@@ -520,9 +521,8 @@ def loop(
 def finish(self: Trainer) -> pd.DataFrame: # the curve
     "Give the model its best weights."
     self.accelerator.wait_for_everyone()
-    if self.best_weights is None:      # resumed, and no later epoch was better
-        self.best_weights = load_file(self.folder/"best.safetensors")
-    self.model.load_state_dict(self.best_weights)
+    best = load_file(self.folder/"best.safetensors") if self.folder else self.best_weights
+    self.model.load_state_dict(best)
     return pd.DataFrame(self.state["history"])
 
 # %% ../nbs/08_train.ipynb #fc24f634
