@@ -58,13 +58,15 @@ def run_notebook(
 ) -> None:
     "Execute one notebook. Raises `InputError` with the notebook's own message if it stops."
     import logging
+    import secrets
     import papermill
     from traitlets.config import Config
     logging.getLogger("papermill").setLevel(logging.ERROR)
     path, output = Path(path), Path(output)
     parameters = _known_parameters(path, parameters)
-    # sockets of the file system instead of TCP ports: nobody else can connect
-    ipc = {} if os.name == "nt" else {"config": Config({"KernelManager": {"transport": "ipc"}})}
+    # sockets of the file system, not TCP ports: nobody else can connect; each run has its own
+    sockets = {"transport": "ipc", "ip": f"kernel-ipc-{secrets.token_hex(4)}"}
+    ipc = {} if os.name == "nt" else {"config": Config({"KernelManager": sockets})}
     output.parent.mkdir(parents=True, exist_ok=True)
     shown = {"progress_bar": False, "stdout_file": stream, "stderr_file": stream}
     try:

@@ -6,6 +6,7 @@ import sys
 import time
 from pathlib import Path
 
+import nbformat
 import numpy as np
 import pandas as pd
 import pytest
@@ -79,6 +80,21 @@ def test_the_command_line_imports_nothing_heavy():
             f"sys.exit(str(sorted({heavy} & set(sys.modules)) or ''))")
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.stderr.strip() == "", done.stderr
+
+
+def test_notebooks_that_run_at_the_same_time_do_not_share_sockets(tmp_path):
+    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell("x = 1")])
+    notebook.metadata.kernelspec = {"name": "python3", "display_name": "Python"}
+    nbformat.write(notebook, tmp_path/"one.ipynb")
+    code = ("import sys; from llm_emf.cli import run_notebook; "
+            "run_notebook('one.ipynb', sys.argv[1], {})")
+    running = [subprocess.Popen([sys.executable, "-c", code, f"out{k}.ipynb"], cwd=tmp_path,
+                                stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+               for k in range(4)]
+    for process in running:
+        process.communicate(timeout=120)
+        assert process.returncode == 0
+    assert not list(tmp_path.glob("kernel-*")), "sockets are left behind"
 
 
 @pytest.fixture

@@ -5,10 +5,9 @@ from pathlib import Path
 import nbformat
 import numpy as np
 import pandas as pd
-import papermill
 import pytest
-from traitlets.config import Config
 
+from llm_emf.cli import run_notebook
 from llm_emf.core import open_run
 from llm_emf.data import prepare
 from llm_emf.methods import METHODS
@@ -24,9 +23,7 @@ def render(run, folder):
     "Execute notebook 11 for a run and render it; the page as text."
     output = folder/"11_report.ipynb"
     parameters = dict(dataset=run.dataset, profile="smoke", run=str(run.path), seed=0, device="cpu")
-    ipc = Config({"KernelManager": {"transport": "ipc"}})
-    papermill.execute_notebook(str(ROOT/"nbs"/"11_report.ipynb"), str(output), parameters,
-                               cwd=str(ROOT/"nbs"), progress_bar=False, config=ipc)
+    run_notebook(ROOT/"nbs"/"11_report.ipynb", output, parameters)
     return render_report(run, output).read_text(encoding="utf-8")
 
 
