@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from fastcore.basics import patch
 from torch import Tensor
 
-from .core import InputError, check_fields, pick_device, with_words
+from .core import InputError, check_fields, pick_device, trim_memory, with_words
 from .data import Ranges, flat_positions, train_count
 from .model import VARIANTS
 from .neighbours import TEXT_SPACE, Neighbours, NeighbourSettings
@@ -191,6 +191,7 @@ class Blend(AverageMethod):
         scorers = self.fit_parts(task, s, folder, device)
         watched = task.split["valid"].sample(s.model.train.valid_cases)
         blend = mix_scorers(task, scorers, s.mix, watched, pick_device(device))
+        trim_memory()
         kept = ("modalities", "epochs", "training seconds", "parameters")
         blend.notes |= {name: scorers[0].notes[name] for name in kept}
         return blend

@@ -7,8 +7,8 @@ __all__ = ['FORMAT', 'PROFILES', 'COLOUR', 'NAMES', 'InputError', 'file_hash', '
            'read_json', 'versions', 'full_name', 'Run', 'read_identity', 'open_run', 'stage_command', 'read_manifest',
            'stage_summary', 'stage_holds', 'stale_stages', 'check_inputs', 'stage_key', 'stage_lock', 'run_stage',
            'derive', 'stream', 'set_seed', 'pick_device', 'processes', 'own_device', 'own_share', 'gathered',
-           'map_shared', 'run_shared_stage', 'with_words', 'check_fields', 'settings_table', 'progress', 'tidy',
-           'repair_torchvision']
+           'map_shared', 'run_shared_stage', 'with_words', 'check_fields', 'settings_table', 'progress', 'trim_memory',
+           'tidy', 'repair_torchvision']
 
 # %% ../nbs/00_core.ipynb #b20b3b28
 import atexit
@@ -719,6 +719,16 @@ def progress(
     from tqdm import tqdm
     return tqdm(items, desc=what, total=total, unit=unit, mininterval=1, dynamic_ncols=False,
                 ncols=100, file=sys.stderr)
+
+# %% ../nbs/00_core.ipynb #6aaab9c4
+def trim_memory() -> None:
+    "Give freed memory back to the system, where the C library can (glibc); elsewhere do nothing."
+    import ctypes
+    import gc
+    gc.collect()
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform == "linux" else None
+    if trim:
+        trim(0)
 
 # %% ../nbs/00_core.ipynb #8d90c772
 COLOUR = {"id": "#4c6a92", "img": "#d08a3c", "tex": "#6aa07a"}

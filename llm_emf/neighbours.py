@@ -23,7 +23,7 @@ from scipy import sparse
 from torch import Tensor
 
 from .core import check_fields, gathered, map_shared, own_share, processes, read_json
-from .core import stream, write_json
+from .core import stream, trim_memory, write_json
 from .data import Dataset, Ranges, flat_positions, train_count
 from .features import Features
 from .metrics import per_user
@@ -274,13 +274,18 @@ class NeighbourParts:
         self.task, self.dataset = task, task.dataset
         self.features = features or Features({}, {})
         self.count = train_count(task.dataset, task.split["train"]) # (n_items + 1,)
-        self.kept, self.near = {}, {}                   # parts by purchases, parts by content
+        self.near = {}                                  # parts by content
+        self.counted = None, None                       # window and decay; pairs both ways
 
-    def keep(self, what: tuple, make: Callable):
-        "The part by purchases named `what`, made if it is not there."
-        if what not in self.kept:
-            self.kept[what] = make()
-        return self.kept[what]
+    def pairs(self, window: int, decay: float) -> tuple: # two of csr_matrix, without a diagonal
+        "What was bought after, and before; the last ones are kept, more would fill the memory."
+        if self.counted[0] != (window, decay):
+            self.counted = None, None
+            after = ordered_pairs(self.dataset, self.task.split["train"], window, decay)
+            after.setdiag(0)
+            after.eliminate_zeros()
+            self.counted = (window, decay), (after, after.T.tocsr())
+        return self.counted[1]
 
     def counted_on(self, task: Task) -> "NeighbourParts":
         "The same nearest items, with the purchases of another training part of the data set."
@@ -293,7 +298,7 @@ class NeighbourParts:
 # %% ../nbs/09a_neighbours.ipynb #41416b76
 def row_blocks(
     matrix: sparse.csr_matrix,
-    entries: int = 2**24, # of a block; more if one row has more
+    entries: int = 2**21, # of a block; more if one row has more
 ) -> list: # of slices
     "Neighbouring rows, cut so that each block has about as many entries."
     places = np.arange(entries, matrix.nnz, entries)
@@ -305,12 +310,7 @@ def row_blocks(
 @patch
 def together(self: NeighbourParts, s: NeighbourSettings) -> sparse.csr_matrix:
     "The co-purchase part: direction, distance and popularity; no diagonal."
-    def make():
-        pairs = ordered_pairs(self.dataset, self.task.split["train"], s.window, s.decay)
-        pairs.setdiag(0)
-        pairs.eliminate_zeros()
-        return pairs, pairs.T.tocsr()
-    forward, back = self.keep(("pairs", s.window, s.decay), make)
+    forward, back = self.pairs(s.window, s.decay)
     n = np.maximum(self.count, 1.0)
     from_scale, to_scale = n ** -s.from_power, n ** -s.to_power
     def strongest(rows): # of some items: sums and sorting of all would take much more memory
@@ -425,7 +425,8 @@ def scorer(self: NeighbourParts, s: NeighbourSettings) -> NeighbourScorer:
     "The scorer of some settings."
     parts = self.weighted(s)
     own = self.own_weight(s, parts["together"])
-    similarity = sum(parts.values()).astype(np.float32).tocsr()
+    similarity = sum(parts.values()).astype(np.float32, copy=False).tocsr()
+    del parts                                           # the scorer copies the similarity
     return NeighbourScorer(similarity, self.count, self.dataset, s.recency, s.max_history, own,
                            s.own_recency)
 
@@ -548,6 +549,7 @@ def search(
     parts = parts.counted_on(task)
     blocks = [b for domain in (0, 1) for b in task.blocks(watched, domain, 128)]
     def valid_mrr(s):
+        trim_memory()                                   # of the trial before
         scorer = parts.scorer(s)
         ranks = [task.block_ranks(scorer, watched, b, "cpu", False)["rank"] for b in blocks]
         return per_user(np.concatenate(ranks), "mrr").mean()

@@ -166,7 +166,10 @@ def collect(
     device="cpu",
 ) -> tuple: # (n, k, clues); (n,) place of the target
     "The clues of the cases whose target is among the candidates; both domains."
-    found, bought = [], last_item_count(task, cases)
+    bought, n = last_item_count(task, cases), 0
+    # written in place: small pieces kept between large blocks would leave holes in memory
+    found = torch.empty(len(cases), scorer.top, len(CLUES))
+    answers = torch.empty(len(cases), dtype=torch.long)
     for domain in (0, 1):
         blocks = task.blocks(cases, domain, 128)
         for b in progress(blocks, f"candidates {task.dataset.domains[domain]}", unit="block"):
@@ -175,10 +178,11 @@ def collect(
             hit = place == torch.from_numpy(b.column).to(place.device)[:, None]
             row, answer = hit.nonzero(as_tuple=True) # one a case at most
             x = clues(scorer.blend, h[row], domain, [part[row] for part in parts], mix[row],
-                      place[row], bought[b.rows[row.cpu()]]).cpu()
-            short = scorer.top - x.shape[1] # a domain of fewer items
-            found.append((F.pad(x, (0, 0, 0, short), value=-99.), answer.cpu()))
-    return tuple(torch.cat(part) for part in zip(*found))
+                      place[row], bought[b.rows[row.cpu()]])
+            new, k = slice(n, n + len(row)), x.shape[1]
+            found[new, :k], found[new, k:] = x.cpu(), -99. # a domain may have fewer items
+            answers[new], n = answer.cpu(), new.stop
+    return found[:n], answers[:n]
 
 # %% ../nbs/09g_rerank.ipynb #c1e66ae9
 def cross_fit(

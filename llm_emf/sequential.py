@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from .attention import send
 from .core import InputError, check_fields, derive, pick_device, read_json, set_seed
-from .core import write_json
+from .core import trim_memory, write_json
 from .data import Ranges
 from .features import Features
 from .metrics import per_user
@@ -208,6 +208,7 @@ class AverageMethod(ModelMethod):
             if place:
                 place.mkdir(exist_ok=True)
             scorers.append(method.fit(task, getattr(settings, name), place, device))
+            trim_memory()
         return scorers
 
     def refit(self, scorer, task: Task, settings=None, device="auto") -> AverageScorer:
