@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from .blend import last_item_count
 from .core import check_fields, derive, pick_device, progress, read_json, set_seed
-from .core import with_words, write_json
+from .core import trim_memory, with_words, write_json
 from .data import Ranges
 from .hybrid import HYBRID_BLEND
 from .task import Method, Task, put_last
@@ -213,6 +213,7 @@ def learn(
     "Train the networks on valid users."
     cases = task.split["valid"].sample(settings.cases)
     x, answer = collect(task, self, cases, device)
+    trim_memory()
     set_seed(derive(task.seed, "second look"))
     networks, place = cross_fit(x, answer, settings)
     before, after = ((1 / (1 + p.double())).sum().item() for p in (answer, place))
