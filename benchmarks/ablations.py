@@ -46,15 +46,19 @@ ABLATIONS = {
     "λ2 = 3": ("llm-emf", "lambda2=3", ""),
     "ids start at the features": ("llm-emf", "id_start=features", ""),
     "id vectors of length 1": ("llm-emf", "id_length=unit", ""),
+    "ids start at random": ("llm-emf", "id_start=random", ""),
+    "id vectors of any length": ("llm-emf", "id_length=free", ""),
     "batches of 2,048, learning rate × 4": ("llm-emf", "batch_tokens=2048 learning_rate=0.012", ""),
     "null: random text vectors": ("llm-emf", "", "random"),
     "null: texts of other items": ("llm-emf", "", "shuffled"),
     "SASRec": ("sasrec", "", ""),
     "SASRec, ids start at the titles": ("sasrec-start", "", ""),
 }
-# LLM-EMF reads titles and LLM text on the shop, and titles on Food-Kitchen, which has no pictures
-LEFT_OUT = {"shop": ["titles and LLM text"],
-            "food-kitchen": ["titles alone, no LLM text", "no pictures", "no text"]}
+# LLM-EMF reads titles and LLM text on the shop, and titles on Food-Kitchen, which has no pictures;
+# there its ids start at the features, with length 1; on the shop at random, of any length
+LEFT_OUT = {"shop": ["titles and LLM text", "ids start at random", "id vectors of any length"],
+            "food-kitchen": ["titles alone, no LLM text", "no pictures", "no text",
+                             "ids start at the features", "id vectors of length 1"]}
 
 
 def other_text(task, data: str, text: str, run_folder): # the task with other text vectors
