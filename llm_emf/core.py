@@ -724,8 +724,6 @@ def progress(
 def trim_memory() -> None:
     "Give freed memory back to the system, where the C library can (glibc); elsewhere do nothing."
     import ctypes
-    import gc
-    gc.collect()
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform == "linux" else None
     if trim:
         trim(0)

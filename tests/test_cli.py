@@ -92,8 +92,8 @@ def test_notebooks_that_run_at_the_same_time_do_not_share_sockets(tmp_path):
                                 stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
                for k in range(4)]
     for process in running:
-        process.communicate(timeout=120)
-        assert process.returncode == 0
+        error = process.communicate(timeout=120)[1]
+        assert process.returncode == 0, error
     assert not list(tmp_path.glob("kernel-*")), "sockets are left behind"
 
 
