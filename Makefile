@@ -5,7 +5,7 @@ READY := .venv/.ready
 export TOKENIZERS_PARALLELISM := false
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help reproduce test test-slow fuzz docs bench quality readme clean rectools anchor large
+.PHONY: help reproduce test test-slow fuzz docs bench quality studies readme clean rectools anchor large
 
 help:
 	@echo "make reproduce   environment, all notebooks on the embedded shop, report"
@@ -18,6 +18,7 @@ help:
 	@echo "make anchor      every method on ABXI's public data, hours; killed, it goes on where it was"
 	@echo "make large       every stage with 1,000,000 users and 100,000 items, an hour; goes on when killed"
 	@echo "make quality     the quality studies, hours; killed, they go on where they were"
+	@echo "make studies     the other studies of the results page, a day; killed, they go on where they were"
 	@echo "make readme      README.md and its picture, from nbs/index.ipynb and benchmarks/results/"
 	@echo "make clean       remove the environment and what was built; runs/ stays"
 
@@ -58,8 +59,9 @@ fuzz: $(READY)
 docs: $(READY)
 	@$(BIN)/python .ci/site.py
 
-# each has a target of its own: another environment; hours
-LONG := benchmarks/against_rectools.py benchmarks/public_anchor.py benchmarks/large_shop.py
+# these stand in other targets: another environment; hours; data that are not ours
+LONG := benchmarks/against_rectools.py benchmarks/public_anchor.py benchmarks/large_shop.py \
+	benchmarks/phase_diagram.py benchmarks/shop_ceiling.py benchmarks/llm_text.py
 
 bench: $(READY)
 	@for f in $(filter-out $(LONG),$(wildcard benchmarks/*_*.py)); do echo "== $$f"; $(BIN)/python $$f || exit 1; done
@@ -78,6 +80,27 @@ large: $(READY)
 
 quality: $(READY)
 	@for d in shop food-kitchen; do echo "== quality on $$d"; $(BIN)/python benchmarks/quality.py $$d || exit 1; done
+
+OURS := item-knn-text hybrid-rerank hybrid-blend hybrid
+
+studies: $(READY) # the shop first; the other data are not part of the clone
+	$(BIN)/python benchmarks/ablations.py shop --seeds 5
+	$(BIN)/python benchmarks/ablations.py shop --tuned --only "no text" "no pictures" \
+		"no cross-domain terms" "titles alone, no LLM text"
+	$(BIN)/python benchmarks/phase_diagram.py --seeds 1 --methods item-knn-text hybrid-rerank
+	$(BIN)/python benchmarks/shop_ceiling.py
+	$(BIN)/python benchmarks/quality.py shop --reference hybrid-rerank --studies default \
+		--seeds 5 --methods llm-emf $(OURS)
+	$(BIN)/python benchmarks/quality.py shop --reference hybrid-rerank --studies tuned \
+		--methods llm-emf $(OURS)
+	$(BIN)/python benchmarks/ablations.py food-kitchen
+	$(BIN)/python benchmarks/ablations.py food-kitchen --epochs 12 --only \
+		"no pictures, no text" "no cross-domain terms" "null: random text vectors"
+	$(BIN)/python benchmarks/llm_text.py
+	$(BIN)/python benchmarks/quality.py food-kitchen --reference hybrid-rerank
+	$(BIN)/python benchmarks/quality.py food-kitchen --reference hybrid-rerank --refit \
+		--splits leave-one-out --seeds 2 --methods $(OURS)
+	$(BIN)/python benchmarks/public_anchor.py --methods hybrid-rerank --seeds 3
 
 readme: $(READY)
 	@$(BIN)/python benchmarks/picture.py

@@ -8,13 +8,18 @@ of MRR under full ranking, paired by user; intervals are over users and seeds (`
 quality.py). Ranks are kept in runs/quality/; killed, the same command goes on where it was. The two
 null checks replace the text's vectors: by random ones, and by those of other items of the same
 domain.
+
+With --epochs N all models train for up to N epochs, or until the valid MRR has not risen for three;
+the learning rate falls over N epochs, and the table has a file of its own. On a large catalogue the
+profile quick stops after six epochs, when models without text still improve. With --tuned (the
+shop) all have the settings that twelve trials found for LLM-EMF; that table has its own file too.
 """
 from dataclasses import replace
 from functools import cache
 
 import numpy as np
 from common import finish
-from quality import by_group, device_of, earlier, food_kitchen_run, groups, locked, make_parser
+from quality import by_group, earlier, food_kitchen_run, groups, locked, make_parser, note_of
 from quality import over_seeds, paired, ranks_of, shop_run, stop_if_unfinished, task_of
 from quality import with_earlier
 
@@ -54,6 +59,8 @@ ABLATIONS = {
     "SASRec": ("sasrec", "", ""),
     "SASRec, ids start at the titles": ("sasrec-start", "", ""),
 }
+# whose differences are also told by group of users
+PARTS = ("no pictures", "no text", "no pictures, no text", "no cross-domain terms")
 # LLM-EMF reads titles and LLM text on the shop, and titles on Food-Kitchen, which has no pictures;
 # there its ids start at the features, with length 1; on the shop at random, of any length
 LEFT_OUT = {"shop": ["titles and LLM text", "ids start at random", "id vectors of any length"],
@@ -93,26 +100,42 @@ def null_text(task, how: str): # the task with other text vectors
     return replace(task, loader=lambda kind: changed)
 
 
-def fitted(task, options, label: str) -> tuple: # its ranks; on what it was trained
+def fitted(task, options, label: str) -> tuple: # its ranks; its note
     "The changed model on one task."
     method, words, text = ABLATIONS[label]
-    name = "shop, default" if options.data == "shop" else "food-kitchen, leave-one-out"
+    shop = "shop, tuned" if options.tuned else "shop, default"
+    name = shop if options.data == "shop" else "food-kitchen, leave-one-out"
     if text in TEXTS:
         task = other_text(task, options.data, text, options.run)
     elif text:
         task = null_text(task, text)
     folder = f"{name}, {text} text" if text else name
+    if options.epochs:
+        words = f"{words} epochs={options.epochs}".strip()
     ranks = ranks_of(folder, task, method, words)
-    return ranks, device_of(folder, task, method, words)
+    return ranks, note_of(folder, task, method, words)
 
 
-def row(label: str, tables: list, base: list, same_users: bool) -> dict:
-    "The MRR, and the difference to LLM-EMF."
-    found = {"changed": label} | over_seeds(tables)
+def row(label: str, tables: list, notes: list, base: list, same_users: bool) -> dict:
+    "The MRR, for how many epochs each seed trained, and the difference to LLM-EMF."
+    epochs = " ".join(str(note["epochs"]) for note in notes)
+    found = {"changed": label} | over_seeds(tables) | {"epochs": epochs}
     if label == "LLM-EMF":
         return found
     more = paired(tables, base, same_users)
     return found | {k: more[k] for k in ("difference", "low", "high")}
+
+
+def group_differences(tables: list, base: list, of_users: list, same_users: bool) -> dict:
+    "What `paired` tells, for each group of at least 50 users. `of_users`: `groups`, one a seed."
+    found = {}
+    for name in of_users[0]:
+        parts = [[t[of[name]] for t, of in zip(of_seeds, of_users)] for of_seeds in (tables, base)]
+        users = round(np.mean([len(t) for t in parts[0]]))
+        if users >= 50:
+            more = paired(*parts, same_users)
+            found[f"{name} ({users:,})"] = {k: more[k] for k in ("difference", "low", "high")}
+    return found
 
 
 def tasks(data: str, seeds, run_folder): # yields one a seed
@@ -128,7 +151,12 @@ def parse():
     "The command line."
     parser = make_parser(__doc__)
     parser.add_argument("--only", nargs="+", choices=list(ABLATIONS), default=list(ABLATIONS))
-    return parser.parse_args()
+    parser.add_argument("--epochs", type=int, help="at most; by default those of the profile quick")
+    parser.add_argument("--tuned", action="store_true", help="LLM-EMF's tuned settings (the shop)")
+    options = parser.parse_args()
+    if options.tuned and options.data != "shop":
+        parser.error("--tuned: only the shop has tuned settings")
+    return options
 
 
 def main(options) -> None:
@@ -136,27 +164,35 @@ def main(options) -> None:
     earlier table that were not asked for, with their date."""
     wanted = [k for k in ABLATIONS if k == "LLM-EMF" or k in options.only]
     wanted = [k for k in wanted if k not in LEFT_OUT[options.data]]
-    found, made_on, of_users = {label: [] for label in wanted}, set(), []
+    found, of_users = {label: [] for label in wanted}, []
+    notes = {label: [] for label in wanted}
     for task in tasks(options.data, range(options.seeds), options.run):
         of_users.append(groups(task))
         for label in wanted:
-            ranks, device = fitted(task, options, label)
+            ranks, note = fitted(task, options, label)
             found[label].append(ranks)
-            made_on.add(device)
+            notes[label].append(note)
     stop_if_unfinished(found)
     base, same_users = found["LLM-EMF"], options.data == "food-kitchen"
-    rows = [row(label, tables, base, same_users) for label, tables in found.items()]
+    rows = [row(label, tables, notes[label], base, same_users) for label, tables in found.items()]
     in_groups = {label: by_group(tables, of_users) for label, tables in found.items()}
-    name = f"ablations_{options.data.replace('-', '_')}"
+    made_on = {note.get("device", "cpu") for of_seeds in notes.values() for note in of_seeds}
+    more = "_tuned" if options.tuned else ""
+    more += f"_{options.epochs}_epochs" if options.epochs else ""
+    name = f"ablations_{options.data.replace('-', '_')}{more}"
+    gains = {label: group_differences(found[label], base, of_users, same_users)
+             for label in PARTS if label in found}
     old, order = earlier(name), list(ABLATIONS).index
     rows = sorted(with_earlier(name, rows, "changed"), key=lambda r: order(r["changed"]))
     in_groups = old.get("groups", {}) | in_groups
+    gains = old.get("group differences", {}) | gains
     if any("made" in r for r in rows): # rows of the earlier table
         made_on |= set(old["trained_on"])
     worst = min(rows, key=lambda r: r["MRR %"])
     finish(name, rows, rows[0]["MRR %"]/worst["MRR %"],
-           seeds=options.seeds, trained_on=sorted(made_on - {""}), groups=in_groups,
-           ratio_means=f"MRR of LLM-EMF over that of: {worst['changed']}")
+           seeds=options.seeds, trained_on=sorted(made_on), groups=in_groups,
+           ratio_means=f"MRR of LLM-EMF over that of: {worst['changed']}",
+           **{"group differences": gains})
 
 
 if __name__ == "__main__":

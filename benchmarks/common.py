@@ -3,7 +3,9 @@ import datetime
 import json
 import platform
 import resource
+import shlex
 import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -58,12 +60,18 @@ def print_table(rows: list) -> None:
         print("  ".join([f"{line[0]:<34}"] + [f"{c:>16}" for c in line[1:]]))
 
 
+def command() -> str:
+    "The command line of this process, as one types it in the project's folder."
+    return shlex.join(["python", f"benchmarks/{Path(sys.argv[0]).name}", *sys.argv[1:]])
+
+
 def finish(name: str, rows: list, ratio: float, **more) -> None:
     "Print a table and write benchmarks/results/<name>.json."
     print_table(rows)
     print(f"ratio: {ratio:.1f}")
     result = {"name": name, "rows": rows, "ratio": round(ratio, 2),
-              "date": datetime.date.today().isoformat(), "commit": commit(), **more,
+              "command": command(), "date": datetime.date.today().isoformat(),
+              "commit": commit(), **more,
               "machine": machine(), "peak_gib": peak_gib()}
     folder = ROOT/"benchmarks"/"results"
     folder.mkdir(exist_ok=True)

@@ -16,8 +16,9 @@ the work; the last one that finds everything done prints the table. Ranks are ke
 the tables go to benchmarks/results/quality_<name>.json, where rows of methods that were not asked
 for stay from the earlier table, with its date. Differences are paired by user: a user's
 reciprocal rank is averaged over the seeds first (on the shop each seed has users of its own). The
-intervals are over users and seeds: a draw takes seeds with replacement, then users. p-values are
-over users, with Holm's correction.
+intervals are over users and seeds: a draw takes seeds with replacement, then users
+(interval_coverage.py says how often they hold the true value). p-values are over users, with Holm's
+correction.
 """
 import argparse
 import fcntl
@@ -71,10 +72,10 @@ def rank_folder(name: str, method: str, words: str, seed: int) -> Path:
     return RUNS/name/f"{' '.join([method, *words.split()])}-{seed}"
 
 
-def device_of(name: str, task: Task, method: str, words: str = "") -> str: # empty: not known
-    "On what a method was trained."
+def note_of(name: str, task: Task, method: str, words: str = "") -> dict: # empty: not made yet
+    "What a fitted method said of itself, and on what it was trained."
     note = rank_folder(name, method, words, task.seed)/"note.json"
-    return read_json(note).get("device", "cpu") if note.exists() else ""
+    return read_json(note) if note.exists() else {}
 
 
 REFIT = ", refit" # the end of a study's name, if its methods are refitted
@@ -272,10 +273,10 @@ def earlier(name: str) -> dict: # of the results' folder; without rows if there 
 
 
 def with_earlier(name: str, rows: list, key: str = "study") -> list:
-    "The rows, and those of the earlier table whose `key` is not among them."
+    "The rows, and those of the earlier table whose `key` is not among them, with their origin."
     old, new = earlier(name), {row[key] for row in rows}
-    kept = [{"made": old["date"]} | row for row in old["rows"] if row[key] not in new]
-    return rows + kept
+    made = {"made": old.get("date"), "commit": old.get("commit")}
+    return rows + [made | row for row in old["rows"] if row[key] not in new]
 
 
 def suffix(reference: str, refit: str) -> str:
