@@ -19,7 +19,7 @@ from functools import cache
 
 import numpy as np
 from common import finish
-from quality import by_group, earlier, food_kitchen_run, groups, locked, make_parser, note_of
+from quality import by_group, earlier, food_kitchen_run, locked, make_parser, note_of
 from quality import over_seeds, paired, ranks_of, shop_run, stop_if_unfinished, task_of
 from quality import with_earlier
 
@@ -28,6 +28,7 @@ from llm_emf.core import derive, open_run, read_manifest
 from llm_emf.data import prepare
 from llm_emf.enrich import TEXTS, enrich_catalogue
 from llm_emf.features import load_features
+from llm_emf.report import user_groups
 
 # what is changed → method, words of settings, what happens to the text's vectors
 ABLATIONS = {
@@ -127,7 +128,7 @@ def row(label: str, tables: list, notes: list, base: list, same_users: bool) -> 
 
 
 def group_differences(tables: list, base: list, of_users: list, same_users: bool) -> dict:
-    "What `paired` tells, for each group of at least 50 users. `of_users`: `groups`, one a seed."
+    "What `paired` tells of each group of at least 50 users. `of_users`: `user_groups` by seed."
     found = {}
     for name in of_users[0]:
         parts = [[t[of[name]] for t, of in zip(of_seeds, of_users)] for of_seeds in (tables, base)]
@@ -167,7 +168,7 @@ def main(options) -> None:
     found, of_users = {label: [] for label in wanted}, []
     notes = {label: [] for label in wanted}
     for task in tasks(options.data, range(options.seeds), options.run):
-        of_users.append(groups(task))
+        of_users.append(user_groups(task))
         for label in wanted:
             ranks, note = fitted(task, options, label)
             found[label].append(ranks)

@@ -34,15 +34,16 @@ from common import REAL, ROOT, finish, machine
 
 from llm_emf.clip import ClipSettings, encode
 from llm_emf.core import open_run, pick_device, read_json
-from llm_emf.data import Ranges, flat_positions, load_dataset, prepare, train_count
+from llm_emf.data import load_dataset, prepare
 from llm_emf.enrich import enrich_catalogue
 from llm_emf.features import load_features
 from llm_emf.methods import find_method
 from llm_emf.metrics import bootstrap_means, holm, per_user
 from llm_emf.neighbours import NeighbourSettings
+from llm_emf.report import user_groups
 from llm_emf.shop import ShopSettings
 from llm_emf.task import Task, make_task, tuned_settings
-from scipy import sparse, stats
+from scipy import stats
 
 RUNS = ROOT/"runs"/"quality"
 
@@ -300,38 +301,8 @@ def food_kitchen_run(folder): # the run
     return run
 
 
-def bought_together(task: Task) -> np.ndarray: # (test users,) bool
-    "Whether anyone bought the target together with an item of the history, in training."
-    data, test, train = task.dataset, task.split["test"], task.split["train"]
-    def matrix(ranges): # (ranges, n_items + 1), 1 where bought
-        row, position = flat_positions(ranges)
-        shape = len(ranges), data.n_items + 1
-        found = sparse.csr_matrix((np.ones(len(row)), (row, data.item[position])), shape)
-        return found.astype(bool).astype(np.float32)
-    baskets, before = matrix(train), matrix(Ranges(test.user, test.start, test.stop - 1))
-    together = (baskets.T @ baskets).tocsr()[data.item[test.stop - 1]]
-    return np.asarray(together.multiply(before).sum(1)).ravel() > 0
-
-
-def groups(task: Task) -> dict: # name → (test users,) bool
-    """Test users by how often their target was bought in training, by their domains, by the length
-    of their history, and by whether the target was ever bought together with an item of it."""
-    data, test = task.dataset, task.split["test"]
-    bought = train_count(data, task.split["train"])[data.item[test.stop - 1]]
-    y = np.r_[0, np.cumsum(data.item > data.n_x)]
-    share = (y[test.stop] - y[test.start]) / test.length
-    both = (share > 0) & (share < 1)
-    before, together = test.length - 1, bought_together(task)
-    return {"target never bought": bought == 0, "1–4 times": (bought > 0) & (bought < 5),
-            "5–9 times": (bought >= 5) & (bought < 10), "10 times or more": bought >= 10,
-            "both domains": both, "one domain": ~both,
-            "history of up to 5": before <= 5, "6 to 10": (before > 5) & (before <= 10),
-            "11 or more": before > 10,
-            "bought with the history before": together, "never bought with it": ~together}
-
-
 def by_group(tables: list, found: list) -> dict: # group → MRR in %, mean over the seeds
-    "The MRR of each group of users; `found` has the `groups` of each table."
+    "The MRR of each group of users; `found` has the `user_groups` of each table."
     reciprocal = np.concatenate([100 * per_user(t["rank"], "mrr") for t in tables])
     masks = {name: np.concatenate([f[name] for f in found]) for name in found[0]}
     return {f"{name} ({users.sum() // len(found):,})": round(float(reciprocal[users].mean()), 2)
@@ -354,7 +325,7 @@ def food_kitchen(seeds, run_folder, splits=SPLITS, methods=FOOD_KITCHEN, referen
     for how, tables in found.items():
         tables = {k: t * len(seeds) if len(t) < len(seeds) else t for k, t in tables.items()}
         new = study(f"food-kitchen, {how}{refit}", tables, True, reference)
-        of_users = groups(task_of(run, how, 0))
+        of_users = user_groups(task_of(run, how, 0))
         for row, of in zip(new, tables.values()):
             row |= by_group(of, [of_users] * len(of))
         rows += new
