@@ -181,9 +181,17 @@ def stop_if_unfinished(found: dict) -> None:
 
 
 def over_seeds(tables: list) -> dict: # of rank tables, one a seed
-    "The mean MRR, and that of each seed."
+    "The mean MRR, that of each seed, and by domain under both protocols."
     mrr = [100 * per_user(t["rank"], "mrr").mean() for t in tables]
-    return {"MRR %": round(float(np.mean(mrr)), 3), "by seed": " ".join(f"{m:.2f}" for m in mrr)}
+    found = {"MRR %": round(float(np.mean(mrr)), 3), "by seed": " ".join(f"{m:.2f}" for m in mrr)}
+    for kind, protocol in (("rank", "full"), ("rank999", "999")):
+        if all({kind, "domain"} <= set(t) for t in tables):
+            values = [100 * per_user(t[kind], "mrr") for t in tables]
+            means = [pd.Series(v).groupby(t["domain"].to_numpy()).mean()
+                     for v, t in zip(values, tables)]
+            found |= {f"{domain}, {protocol}": round(float(x), 2)
+                      for domain, x in pd.concat(means, axis=1).mean(1).items()}
+    return found
 
 
 def study(name: str, found: dict, same_users: bool, reference: str = "llm-emf") -> list: # of rows

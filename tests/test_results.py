@@ -141,3 +141,24 @@ def test_packed_ranks_come_back(tmp_path, monkeypatch):
     other = pd.DataFrame(case | {"user": ["u", "w"], "rank": [1, 1], "rank999": [1, 1]})
     with pytest.raises(AssertionError, match="other cases: b"):
         rankfiles.wide({"a": pd.read_parquet(back/"ranks.parquet"), "b": other})
+
+
+@pytest.mark.parametrize(("table", "study", "more", "least"), [
+    ("ablations_food_kitchen_12_epochs", "food-kitchen, leave-one-out", "epochs=12", 4),
+    ("ablations_shop", "shop, default", "", 9)])
+def test_ablations_follow_from_the_kept_ranks(monkeypatch, table, study, more, least):
+    monkeypatch.syspath_prepend(ROOT/"benchmarks")
+    from ablations import ABLATIONS
+    checked = 0
+    for row in rows(table):
+        method, words, text = ABLATIONS[row["changed"]]
+        folder = f"{study}, {text} text" if text else study
+        column = " ".join([method, *words.split(), *more.split()]) + " | rank"
+        seeds = range(len(row["by seed"].split()))
+        kept = [RESULTS/"ranks"/f"{folder}, seed {k}.parquet" for k in seeds]
+        found = [pd.read_parquet(f) for f in kept if f.exists()]
+        found = [per_user(t[column], "mrr").mean() for t in found if column in t]
+        if len(found) == len(seeds):
+            assert abs(row["MRR %"] - 100 * np.mean(found)) < .000501, row["changed"]
+            checked += 1
+    assert checked >= least
