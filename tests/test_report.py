@@ -94,8 +94,9 @@ def test_the_answer_comes_first_and_caveats_after_the_tables(ids_page):
     places = [ids_page.index(part) for part in (
         "<h1", "<blockquote", "under full ranking: MRR", "Results under full ranking", "<table",
         "Is LLM-EMF better?", "Each domain", "Among 999 sampled negatives", "items already bought",
-        "How close to the best possible?", "Training", "Fusion weights", "by history length",
-        "The data", "Caveats", "Settings and seeds", "Commands")]
+        "How close to the best possible?", "Training", "Fusion weights",
+        "Results by group of users", "by history length", "The data", "What differs from the paper",
+        "Caveats", "Settings and seeds", "Commands")]
     assert places == sorted(places)
     first = text_of(ids_page)
     assert "after Holm's correction" in first[:first.index("Results under full ranking")]
