@@ -190,7 +190,7 @@ def over_seeds(tables: list) -> dict: # of rank tables, one a seed
             means = [pd.Series(v).groupby(t["domain"].to_numpy()).mean()
                      for v, t in zip(values, tables)]
             found |= {f"{domain}, {protocol}": round(float(x), 2)
-                      for domain, x in pd.concat(means, axis=1).mean(1).items()}
+                      for domain, x in pd.concat(means, axis=1).mean(axis=1).items()}
     return found
 
 
