@@ -28,7 +28,7 @@ from typing import NamedTuple
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
-from IPython.display import HTML
+from IPython.display import HTML, display
 from matplotlib.ticker import MaxNLocator
 
 from .core import COLOUR, NAMES, InputError, Run, check_inputs, read_manifest
@@ -976,7 +976,6 @@ def render_report(
 # %% ../nbs/11_report.ipynb #85fa0443
 def show_figure(fig, text: str) -> None: # text: for readers who do not see the picture
     "Display a figure with an alternative text, and close it."
-    from IPython.display import display
     display(fig, metadata={"image/png": {"alt": text}})
     plt.close(fig)
 
