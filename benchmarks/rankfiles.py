@@ -42,7 +42,10 @@ def keep(name: str, tables: dict, notes: dict) -> None:
     "Write one file of ranks and its notes."
     KEPT.mkdir(exist_ok=True, parents=True)
     table, file = wide(tables), KEPT/f"{name}.parquet"
-    table.to_parquet(file, index=False, compression="zstd")
+    if not file.exists() or not pd.read_parquet(file).equals(table):
+        ranks = [c for c in table if table[c].dtype == "int32"]
+        table.to_parquet(file, index=False, compression="zstd", use_dictionary=CASE,
+                         column_encoding={c: "BYTE_STREAM_SPLIT" for c in ranks})
     (KEPT/f"{name}.json").write_text(json.dumps(notes, indent=1, sort_keys=True) + "\n")
     print(f"{file.relative_to(ROOT)}: {len(tables)} methods, {len(table):,} cases, "
           f"{file.stat().st_size / 1e6:.1f} MB")
