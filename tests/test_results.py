@@ -148,6 +148,7 @@ def test_packed_ranks_come_back(tmp_path, monkeypatch):
 @pytest.mark.parametrize(("table", "study", "more", "changes"), [
     ("ablations_food_kitchen", "food-kitchen, leave-one-out", "", 22),
     ("ablations_food_kitchen_12_epochs", "food-kitchen, leave-one-out", "epochs=12", 4),
+    ("ablations_food_kitchen_24_epochs", "food-kitchen, leave-one-out", "epochs=24", 2),
     ("ablations_shop", "shop, default", "", 9)])
 def test_ablations_follow_from_the_kept_ranks(monkeypatch, table, study, more, changes):
     monkeypatch.syspath_prepend(ROOT/"benchmarks")
