@@ -8,8 +8,9 @@ they were.
                                                 leave-one-out; 3 seeds
 
 Settings are those of the profile quick; in the study `tuned` those that 12 trials a method found on
-the valid users of shop 0 (notebook 09y). With --refit all methods learn from the valid targets too,
-when everything has been chosen (notebook 07a).
+the valid users of shop 0 (notebook 09y), with `food-kitchen --tuned` those that they found on a
+third of its users (tune_food_kitchen.py), with the epochs of the profile paper. With --refit all
+methods learn from the valid targets too, when everything has been chosen (notebook 07a).
 
 Started a second time beside the first (OMP_NUM_THREADS=1 each, on two cores), the processes share
 the work; the last one that finds everything done prints the table. Ranks are kept in runs/quality/;
@@ -80,12 +81,19 @@ def note_of(name: str, task: Task, method: str, words: str = "") -> dict: # empt
 
 
 REFIT = ", refit" # the end of a study's name, if its methods are refitted
+TUNED = ", tuned" # the same, before it, if they have tuned settings
 
 
 def tuned_words(name: str, method: str) -> str: # the name of a study
     "The tuned settings of a method; none in a study that is not of tuned ones."
-    tuned = tuned_settings().get("shop", {}) if name.removesuffix(REFIT) == "shop, tuned" else {}
-    return find_method(method).tuned_words(tuned)
+    is_tuned = name.removesuffix(REFIT).endswith(TUNED)
+    return find_method(method).tuned_words(
+        tuned_settings().get(name.partition(",")[0], {}) if is_tuned else {})
+
+
+def untuned(name: str) -> str: # the name of a study
+    "The study with the settings of the profile quick."
+    return name.replace("shop, tuned", "shop, default").replace(TUNED, "")
 
 
 def make_ranks(name: str, task: Task, method: str, words: str) -> pd.DataFrame:
@@ -96,7 +104,9 @@ def make_ranks(name: str, task: Task, method: str, words: str) -> pd.DataFrame:
     folder.mkdir(parents=True, exist_ok=True)
     chosen = find_method(method)
     changes = (tuned_words(name, method), words, memory_words(name, method, task.seed))
-    settings = chosen.change(chosen.default_settings(task), " ".join(changes).strip())
+    long = name.startswith("food-kitchen") and tuned_words(name, method) # its trials had them
+    settings = chosen.default_settings(task, "paper" if long else "quick")
+    settings = chosen.change(settings, " ".join(changes).strip())
     scorer = chosen.fit(task, settings, folder)
     if getattr(scorer, "curve", None) is not None:
         scorer.curve.to_csv(folder/"curve.csv", index=False)
@@ -133,7 +143,7 @@ def keep_ranks(folder, task: Task, scorer, method: str) -> pd.DataFrame:
 
 def memory_words(name: str, method: str, seed: int) -> str:
     "The settings that item-kNN with text found, for the neighbours of a blend; searched only once."
-    name = name.removesuffix(REFIT).replace("tuned", "default")
+    name = untuned(name.removesuffix(REFIT))
     notes = [RUNS/name/f"item-knn-text-{k}"/"note.json" for k in (seed, 0)]
     note = next((n for n in notes if n.exists()), None)
     if method not in ("blend", "hybrid-blend", "hybrid-rerank") or not note:
@@ -194,12 +204,12 @@ def over_seeds(tables: list) -> dict: # of rank tables, one a seed
     return found
 
 
-def study(name: str, found: dict, same_users: bool, reference: str = "llm-emf") -> list: # of rows
+def compare(name: str, found: dict, same_users: bool, reference: str = "llm-emf") -> list: # of rows
     "Each method's MRR over the seeds, and the reference's difference to the others."
     rows = []
     for method, tables in found.items():
         row = {"study": f"{name}: {method}"} | over_seeds(tables)
-        if name.startswith("shop, tuned") and method != "oracle":
+        if TUNED in name and method != "oracle":
             row["settings"] = tuned_words(name, method)
         if method not in (reference, "oracle"):
             row |= paired(found[reference], tables, same_users)
@@ -248,9 +258,9 @@ def shop_ranks(name: str, seeds, methods=SHOP_METHODS, refit: str = "") -> dict:
         run = shop_run(name, seed)
         task = task_of(run, "leave-one-out", seed)
         for method in (m for m in found if m != "oracle"):
-            same = name == "tuned" and not tuned_words("shop, tuned", method)
-            study = f"shop, {'default' if same else name}{refit}"
-            found[method].append(ranks_of(study, task, method))
+            study = f"shop, {name}"
+            study = study if tuned_words(study, method) else untuned(study)
+            found[method].append(ranks_of(study + refit, task, method))
         if both:
             ceiling = pd.read_parquet(run.path/"prepare"/"ceilings.parquet")
             found.setdefault("oracle", []).append(pd.DataFrame({"rank": ceiling["oracle"]}))
@@ -264,7 +274,7 @@ def shop(seeds, studies=tuple(SHOPS), methods=SHOP_METHODS, reference="llm-emf",
         stop_if_unfinished(found)
     rows = []
     for name, found in all_found.items():
-        rows += study(f"shop, {name}{refit}", found, same_users=False, reference=reference)
+        rows += compare(f"shop, {name}{refit}", found, same_users=False, reference=reference)
     whole = [r for r in rows if "=" not in r["study"]]
     value = {r["study"].rpartition(": ")[2]: r["MRR %"] for r in whole} # of the last study
     for r in whole:
@@ -318,21 +328,22 @@ def by_group(tables: list, found: list) -> dict: # group → MRR in %, mean over
 
 
 def food_kitchen(seeds, run_folder, splits=SPLITS, methods=FOOD_KITCHEN, reference="llm-emf",
-                 refit=""):
-    "Both splits of the real data."
+                 refit="", tuned=""):
+    "Both splits of the real data. `tuned`: empty, or `TUNED`."
     run = food_kitchen_run(run_folder)
     found = {how: {method: [] for method in methods} for how in splits}
     for seed, how, method in itertools.product(seeds, splits, methods):
         # there is nothing random in neighbours but the 999 negatives
         if not method.startswith("item-knn") or seed == seeds[0]:
-            ranks = ranks_of(f"food-kitchen, {how}{refit}", task_of(run, how, seed), method)
-            found[how][method].append(ranks)
+            study = f"food-kitchen, {how}{tuned}"
+            study = study if tuned_words(study, method) else untuned(study)
+            found[how][method].append(ranks_of(study + refit, task_of(run, how, seed), method))
     for tables in found.values():
         stop_if_unfinished(tables)
     rows, ratio = [], {}
     for how, tables in found.items():
         tables = {k: t * len(seeds) if len(t) < len(seeds) else t for k, t in tables.items()}
-        new = study(f"food-kitchen, {how}{refit}", tables, True, reference)
+        new = compare(f"food-kitchen, {how}{tuned}{refit}", tables, True, reference)
         of_users = user_groups(task_of(run, how, 0))
         for row, of in zip(new, tables.values()):
             row |= by_group(of, [of_users] * len(of))
@@ -363,6 +374,8 @@ def parse():
                         help="of the shop")
     parser.add_argument("--splits", nargs="+", choices=SPLITS, default=SPLITS,
                         help="of food-kitchen")
+    parser.add_argument("--tuned", action="store_const", const=TUNED, default="",
+                        help="of food-kitchen: with tuned settings")
     parser.add_argument("--methods", nargs="+", help="default: all of the study")
     parser.add_argument("--reference", default="llm-emf",
                         help="the method that the others are compared with")
@@ -378,4 +391,5 @@ if __name__ == "__main__":
              options.reference, options.refit)
     else:
         food_kitchen(range(options.seeds), options.run, options.splits,
-                     options.methods or FOOD_KITCHEN, options.reference, options.refit)
+                     options.methods or FOOD_KITCHEN, options.reference, options.refit,
+                     options.tuned)

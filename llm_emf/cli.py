@@ -443,7 +443,7 @@ def tune(
     file: Annotated[str, typer.Option(show_default="tuning/<dataset>.jsonl", help=(
         "Where the trials are kept; those that are there count."))] = "",
     settings: Annotated[str, typer.Option(help=(
-        "Settings that all trials have, e.g. \"epochs=6\"."))] = "",
+        "Settings that all trials have, so that they are not searched, e.g. \"d=64\"."))] = "",
     save: Annotated[bool, typer.Option("--save", help=(
         "Make the best settings of methods with enough trials the data set's defaults."))] = False,
     save_for: Annotated[str, typer.Option(show_default="the run's", help=(

@@ -246,7 +246,7 @@ def begin_tuning(
     task: Task,
     file, # of the trials; it need not exist
     profile: str = "quick", # whose defaults are the start
-    fixed: str = "", # words of settings that all trials have, e.g. `epochs=6`
+    fixed: str = "", # words of settings that all trials have, e.g. `epochs=6`; not searched
     device="auto",
     **more, # what else the trials are made of, see `tune`
 ) -> Tuning:
@@ -259,7 +259,9 @@ def begin_tuning(
     about = {"dataset": task.dataset.name, "content": purchases_hash(task), "split": task.how,
              "profile": profile, "method": method.name, "always": method.trial_words,
              "fixed": fixed, "seed": task.seed} | more
-    space = open_space(method, start)
+    names = {word.partition("=")[0] for word in fixed.split()}
+    searched = {name: values for name, values in method.space.items() if name not in names}
+    space = open_space(replace(method, space=searched), start)
     return Tuning(method, replace(task, split=parts), start, space, about, Path(file), device)
 
 # %% ../nbs/09y_tune.ipynb #90321084
