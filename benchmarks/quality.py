@@ -96,15 +96,20 @@ def untuned(name: str) -> str: # the name of a study
     return name.replace("shop, tuned", "shop, default").replace(TUNED, "")
 
 
+def own_study(name: str, method: str) -> str: # a study, without `REFIT`
+    "The study that keeps a method's ranks: where no settings were found for it, the untuned one."
+    return name if tuned_words(name, method) else untuned(name)
+
+
 def make_ranks(name: str, task: Task, method: str, words: str) -> pd.DataFrame:
     "Fit a method and rank the test cases."
     folder = rank_folder(name, method, words, task.seed)
     if (folder/"ranks.parquet").exists():
         return pd.read_parquet(folder/"ranks.parquet")
     folder.mkdir(parents=True, exist_ok=True)
-    chosen = find_method(method)
-    changes = (tuned_words(name, method), words, memory_words(name, method, task.seed))
-    long = name.startswith("food-kitchen") and tuned_words(name, method) # its trials had them
+    chosen, tuned = find_method(method), tuned_words(name, method)
+    changes = (tuned, words, memory_words(name, method, task.seed))
+    long = tuned and name.startswith("food-kitchen") # the profile of its trials
     settings = chosen.default_settings(task, "paper" if long else "quick")
     settings = chosen.change(settings, " ".join(changes).strip())
     scorer = chosen.fit(task, settings, folder)
@@ -258,9 +263,8 @@ def shop_ranks(name: str, seeds, methods=SHOP_METHODS, refit: str = "") -> dict:
         run = shop_run(name, seed)
         task = task_of(run, "leave-one-out", seed)
         for method in (m for m in found if m != "oracle"):
-            study = f"shop, {name}"
-            study = study if tuned_words(study, method) else untuned(study)
-            found[method].append(ranks_of(study + refit, task, method))
+            study = own_study(f"shop, {name}", method) + refit
+            found[method].append(ranks_of(study, task, method))
         if both:
             ceiling = pd.read_parquet(run.path/"prepare"/"ceilings.parquet")
             found.setdefault("oracle", []).append(pd.DataFrame({"rank": ceiling["oracle"]}))
@@ -309,11 +313,11 @@ FOOD_KITCHEN = ("item-knn-text", "hybrid-rerank", "hybrid-blend", "hybrid", "llm
                 "item-knn-order", "item-knn")
 
 
-def food_kitchen_run(folder): # the run
+def food_kitchen_run(folder, data=REAL, profile: str = "quick", split: str = ""): # the run
     "The text is the titles, read by the offline sentence encoder."
-    run = open_run(folder, str(REAL), "quick", 0)
+    run = open_run(folder, str(data), profile, 0)
     with locked("food-kitchen", wait=True):
-        prepare(run)
+        prepare(run, split)
         enrich_catalogue(run, limit=0)
         encode(run, ClipSettings(text_encoder="minilm"))
     return run
@@ -330,14 +334,16 @@ def by_group(tables: list, found: list) -> dict: # group → MRR in %, mean over
 def food_kitchen(seeds, run_folder, splits=SPLITS, methods=FOOD_KITCHEN, reference="llm-emf",
                  refit="", tuned=""):
     "Both splits of the real data. `tuned`: empty, or `TUNED`."
+    if tuned and "food-kitchen" not in tuned_settings():
+        sys.exit("Food-Kitchen has no tuned settings among the defaults; first run "
+                 "python benchmarks/tune_food_kitchen.py --save")
     run = food_kitchen_run(run_folder)
     found = {how: {method: [] for method in methods} for how in splits}
     for seed, how, method in itertools.product(seeds, splits, methods):
         # there is nothing random in neighbours but the 999 negatives
         if not method.startswith("item-knn") or seed == seeds[0]:
-            study = f"food-kitchen, {how}{tuned}"
-            study = study if tuned_words(study, method) else untuned(study)
-            found[how][method].append(ranks_of(study + refit, task_of(run, how, seed), method))
+            study = own_study(f"food-kitchen, {how}{tuned}", method) + refit
+            found[how][method].append(ranks_of(study, task_of(run, how, seed), method))
     for tables in found.values():
         stop_if_unfinished(tables)
     rows, ratio = [], {}

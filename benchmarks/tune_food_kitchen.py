@@ -13,11 +13,9 @@ import argparse
 
 import pandas as pd
 from common import REAL, ROOT
+from quality import food_kitchen_run
 
 from llm_emf.clip import ClipSettings, encode
-from llm_emf.core import open_run
-from llm_emf.data import prepare
-from llm_emf.enrich import enrich_catalogue
 from llm_emf.methods import find_method
 from llm_emf.tune import save_tuned, tune_methods, tuning_table
 
@@ -42,11 +40,8 @@ def third_run(): # the run, prepared and encoded
     data = ROOT/"runs"/"data"/NAME
     if not (data/"items.parquet").exists():
         write_third(data)
-    run = open_run(ROOT/"runs"/NAME, str(data), "paper", 0)
-    prepare(run, split="leave-one-out")
-    enrich_catalogue(run, limit=0)
-    for text in ("title+llm", "title"): # without answers the first is the titles too
-        encode(run, ClipSettings(text=text, text_encoder="minilm"))
+    run = food_kitchen_run(ROOT/"runs"/NAME, data, "paper", "leave-one-out")
+    encode(run, ClipSettings(text="title", text_encoder="minilm")) # what SASRec with text reads
     return run
 
 
