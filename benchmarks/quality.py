@@ -27,6 +27,7 @@ import itertools
 import json
 import sys
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -44,6 +45,7 @@ from llm_emf.neighbours import NeighbourSettings
 from llm_emf.report import user_groups
 from llm_emf.shop import ShopSettings
 from llm_emf.task import Task, make_task, tuned_settings
+from llm_emf.tune import best_trial, read_trials
 from scipy import stats
 
 RUNS = ROOT/"runs"/"quality"
@@ -86,9 +88,18 @@ TUNED = ", tuned" # the same, before it, if they have tuned settings
 
 def tuned_words(name: str, method: str) -> str: # the name of a study
     "The tuned settings of a method; none in a study that is not of tuned ones."
-    is_tuned = name.removesuffix(REFIT).endswith(TUNED)
-    return find_method(method).tuned_words(
-        tuned_settings().get(name.partition(",")[0], {}) if is_tuned else {})
+    if not name.removesuffix(REFIT).endswith(TUNED):
+        return ""
+    found = of_third() if name.startswith("food-kitchen") else tuned_settings()["shop"]
+    return find_method(method).tuned_words(found)
+
+
+@cache
+def of_third() -> dict: # name of the method → words of settings
+    "The best settings of the trials on a third of Food-Kitchen's users."
+    trials = read_trials(ROOT/"tuning"/"food-kitchen-third.jsonl")
+    return {name: best_trial([t for t in trials if t.about["method"] == name]).words()
+            for name in {t.about["method"] for t in trials}}
 
 
 def untuned(name: str) -> str: # the name of a study
@@ -334,9 +345,6 @@ def by_group(tables: list, found: list) -> dict: # group → MRR in %, mean over
 def food_kitchen(seeds, run_folder, splits=SPLITS, methods=FOOD_KITCHEN, reference="llm-emf",
                  refit="", tuned=""):
     "Both splits of the real data. `tuned`: empty, or `TUNED`."
-    if tuned and "food-kitchen" not in tuned_settings():
-        sys.exit("Food-Kitchen has no tuned settings among the defaults; first run "
-                 "python benchmarks/tune_food_kitchen.py --save")
     run = food_kitchen_run(run_folder)
     found = {how: {method: [] for method in methods} for how in splits}
     for seed, how, method in itertools.product(seeds, splits, methods):

@@ -427,6 +427,12 @@ def plot_trials(
     fig.tight_layout()
     return fig
 
+# %% ../nbs/09y_tune.ipynb #99a01502
+@patch
+def words(self: Trial) -> str: # e.g. `d=64 dropout=0.2`
+    "Its settings and those that all trials of the method have, without those fixed by hand."
+    return f"{self.about['always']} {in_words(self.settings)}".strip()
+
 # %% ../nbs/09y_tune.ipynb #503e65ff
 def save_tuned(
     trials: list, # of lists of `Trial`, one a method
@@ -437,8 +443,8 @@ def save_tuned(
     file = file or resources.files("llm_emf")/"assets"/"tuned.json"
     found, saved = tuned_settings(file), []
     for best in filter(None, map(best_trial, trials)):
-        words = f"{best.about['always']} {in_words(best.settings)}".strip()
-        found.setdefault(dataset or best.about["dataset"], {})[best.about["method"]] = words
+        of_data = found.setdefault(dataset or best.about["dataset"], {})
+        of_data[best.about["method"]] = best.words()
         saved.append(best.about["method"])
     write_json(str(file), found)
     return saved
