@@ -30,8 +30,8 @@ STANDS_FOR = {
              "run gives; what follows for the paper's claims needs all methods and several seeds, "
              "and is [another page](../guides/results.ipynb).",
     "paper": "Profile paper trains every method, with one seed. Without a GPU the trainings take "
-             "about one hour of processor time on the shop and four on Food–Kitchen (one thread, "
-             "steps times epochs). What follows for the paper's claims needs several seeds, and is "
+             "about one hour of processor time on the shop and four and a half on Food–Kitchen (one "
+             "thread). What follows for the paper's claims needs several seeds, and is "
              "[another page](../guides/results.ipynb).",
 }
 
