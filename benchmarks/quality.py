@@ -49,6 +49,7 @@ from llm_emf.tune import best_trial, read_trials
 from scipy import stats
 
 RUNS = ROOT/"runs"/"quality"
+THIRD = ROOT/"tuning"/"food-kitchen-third.jsonl" # trials, of tune_food_kitchen.py
 
 
 @contextmanager
@@ -97,7 +98,7 @@ def tuned_words(name: str, method: str) -> str: # the name of a study
 @cache
 def of_third() -> dict: # name of the method → words of settings
     "The best settings of the trials on a third of Food-Kitchen's users."
-    trials = read_trials(ROOT/"tuning"/"food-kitchen-third.jsonl")
+    trials = read_trials(THIRD)
     return {name: best_trial([t for t in trials if t.about["method"] == name]).words()
             for name in {t.about["method"] for t in trials}}
 

@@ -13,13 +13,13 @@ import argparse
 
 import pandas as pd
 from common import REAL, ROOT
-from quality import food_kitchen_run
+from quality import THIRD, food_kitchen_run
 
 from llm_emf.clip import ClipSettings, encode
 from llm_emf.methods import find_method
 from llm_emf.tune import save_tuned, tune_methods, tuning_table
 
-NAME = "food-kitchen-third"
+NAME = THIRD.stem
 TUNED = ("sasrec", "llm-emf", "sasrec-text", "gru4rec", "bert4rec", "abxi", "c2dsr")
 FIXED = "d=64"
 TRIALS = 12
@@ -58,7 +58,7 @@ def parse():
 if __name__ == "__main__":
     options = parse()
     found = tune_methods(third_run(), [find_method(m) for m in options.methods], TRIALS,
-                         file=ROOT/"tuning"/f"{NAME}.jsonl", fixed=FIXED)
+                         file=THIRD, fixed=FIXED)
     print(tuning_table(found).to_string())
     if options.save:
         print("saved:", *save_tuned([t for t in found if len(t) >= TRIALS], "food-kitchen"))
