@@ -124,7 +124,7 @@ class Run:
     "A run folder and what the run is of."
     path: Path # the folder
     dataset: str = "shop" # `shop`, a named set (`amazon2014:food-kitchen`), or a folder with data
-    profile: str = "quick" # `smoke`: it runs; `quick`: minutes; `paper`: all methods, several seeds
+    profile: str = "quick" # `smoke`: it runs; `quick`: minutes; `paper`: all methods, longer
     seed: int = 0 # of everything random
     device: str = "auto" # `auto`, `cpu`, `cuda`, …; not part of the run's identity
 
