@@ -5,11 +5,11 @@
 # %% auto #0
 __all__ = ['COLUMNS', 'PANELS', 'GROUP_WORDS', 'PARTS', 'SPLIT_WORDS', 'READINGS', 'LOSS_WORDS', 'HEADING', 'evaluated_methods',
            'collect_ranks', 'collect_ceilings', 'results_table', 'label', 'write_results', 'best_first', 'main_table',
-           'compare_all', 'verdict', 'p_text', 'comparison_table', 'answer', 'share_of_oracle', 'bar_colour',
-           'draw_bars', 'plot_methods', 'plot_panels', 'training_curves', 'plot_training', 'training_table',
-           'fusion_table', 'heaviest', 'plot_fusion', 'length_groups', 'by_length', 'plot_by_length', 'bought_together',
-           'user_groups', 'large_groups', 'group_table', 'bold_table', 'show_groups', 'part_gains', 'show_gains',
-           'without_folders', 'protocol_notes', 'feature_notes', 'language_model_notes', 'refit_notes',
+           'compare_all', 'verdict', 'p_text', 'comparison_table', 'answer', 'not_evaluated', 'share_of_oracle',
+           'bar_colour', 'draw_bars', 'plot_methods', 'plot_panels', 'training_curves', 'plot_training',
+           'training_table', 'fusion_table', 'heaviest', 'plot_fusion', 'length_groups', 'by_length', 'plot_by_length',
+           'bought_together', 'user_groups', 'large_groups', 'group_table', 'bold_table', 'show_groups', 'part_gains',
+           'show_gains', 'without_folders', 'protocol_notes', 'feature_notes', 'language_model_notes', 'refit_notes',
            'same_ranks_notes', 'notes', 'Departure', 'protocol_departures', 'language_model_departures',
            'encoder_words', 'feature_departures', 'trained_settings', 'reading_departures', 'catalogue_departures',
            'departures', 'text_choices', 'model_choices', 'open_choices', 'stage_settings', 'settings_table',
@@ -210,6 +210,13 @@ def answer(
         said.append(f"LLM-EMF is number {order.index('llm-emf') + 1}: MRR {_mrr(part, 'llm-emf')}.")
     others = [name for name in order if name != "llm-emf"]
     return " ".join([*said, _against(compared, others[0])] if others else said)
+
+# %% ../nbs/11_report.ipynb #7d3673d5
+def not_evaluated(names) -> str: # markdown; of the run's methods
+    "The sentence on strong methods that the run lacks; empty if it has them."
+    missing = [label(name) for name in ("sasrec", "hybrid-rerank") if name not in names]
+    has = f"This run has {len(set(names))} of the {len(METHODS)} methods"
+    return f"{has}, without {' and '.join(missing)}." if missing else ""
 
 # %% ../nbs/11_report.ipynb #209341d0
 def share_of_oracle(results: pd.DataFrame) -> pd.DataFrame: # empty for real data
