@@ -20,14 +20,17 @@ def smoke_run(tmp_path_factory):
 @pytest.fixture(scope="session")
 def cli():
     "Run the installed console command in a process of its own."
-    def run(*args, cwd=None, wait=True):
+    def run(*args, cwd=None, wait=True, seconds=600):
         command = [Path(sys.executable).parent/"llm-emf", *map(str, args)]
         process = subprocess.Popen(command, cwd=cwd, text=True, stdout=subprocess.PIPE,
                                    stderr=subprocess.PIPE,
                                    env=os.environ | {"PYTHONUNBUFFERED": "1", "COLUMNS": "100"})
         if not wait:
             return process
-        out, err = process.communicate(timeout=600)
+        try:
+            out, err = process.communicate(timeout=seconds)
+        finally:
+            process.kill() # where the time was up
         return process.returncode, out, err
     return run
 

@@ -62,9 +62,10 @@ def files_of(run) -> dict: # path → hash; curves without their columns of time
 def test_two_whole_runs_with_one_seed_give_the_same_report(cli, tmp_path):
     found = []
     for name in ("a", "b"):
-        code, _, err = cli("reproduce", "--profile", "smoke", "--out", tmp_path/name/"run")
+        out = tmp_path/name/"run"
+        code, _, err = cli("reproduce", "--profile", "smoke", "--out", out, seconds=1800)
         assert code == 0, err
-        found.append(files_of(tmp_path/name/"run"))
+        found.append(files_of(out))
     assert found[0] == found[1]
     assert {"report.html", "results.csv", "ranks.parquet"} <= {path.name for path in found[0]}
 
