@@ -97,6 +97,9 @@ studies: $(READY) # the shop first; the other data are not part of the clone
 	$(BIN)/python benchmarks/ablations.py food-kitchen --epochs 12 --only \
 		"no pictures, no text" "no cross-domain terms" "null: random text vectors"
 	$(BIN)/python benchmarks/llm_text.py
+	$(BIN)/python benchmarks/tune_food_kitchen.py
+	$(BIN)/python benchmarks/quality.py food-kitchen --tuned --splits leave-one-out --seeds 1 \
+		--methods item-knn-text llm-emf sasrec-text sasrec gru4rec bert4rec abxi c2dsr
 	$(BIN)/python benchmarks/quality.py food-kitchen --reference hybrid-rerank
 	$(BIN)/python benchmarks/quality.py food-kitchen --reference hybrid-rerank --refit \
 		--splits leave-one-out --seeds 2 --methods $(OURS)
